@@ -66,7 +66,14 @@ class SourceError(HeadraceError):
 
 
 class SinkError(HeadraceError):
-    """A sink could not take results; the run stops, resumable."""
+    """A sink could not take results; the run stops, resumable.
+
+    `position` is set where one row is to blame (the rest of its commit would have gone through without it).
+    """
+
+    def __init__(self, message: str, *, position: int | None = None) -> None:
+        super().__init__(message)
+        self.position = position
 
 
 class LedgerError(HeadraceError):
