@@ -1,0 +1,355 @@
+"""What an exception says about a failed call: may a repetition help, and may the call have taken effect?
+
+Rules:
+1. Our own CallError knows; its attributes count. All others are recognised by their type, or by what they
+   carry (a status, a Retry-After header), without importing the library they come from.
+2. Total: whatever the exception's attributes hold or raise, there is a verdict and no error.
+3. What is not recognised is not repeated, and is taken to have had an effect (`ambiguous`).
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from headrace.errors import CallError, Disposition, GiveUp, RetryAfter, Skip
+from headrace.policies.retry_after import bounded_seconds, parse_http_date, parse_retry_after
+
+__all__ = ["Verdict", "classify", "parse_retry_after", "transient"]
+
+
+class Verdict(NamedTuple):
+    """What a failure says. Fields as in CallError; `retry_after` in seconds."""
+
+    disposition: Disposition
+    ambiguous: bool
+    retry_after: float | None = None
+    hold: bool = False
+
+
+PERMANENT: Final = Disposition.PERMANENT
+TRANSIENT: Final = Disposition.TRANSIENT
+OVERLOAD: Final = Disposition.OVERLOAD
+
+UNKNOWN: Final = Verdict(PERMANENT, True)  #: not recognised; the call may have taken effect
+NEVER: Final = Verdict(PERMANENT, False)  #: refused, or never made: the same way again
+UNSENT: Final = Verdict(TRANSIENT, False)  #: nothing went out
+LOST: Final = Verdict(TRANSIENT, True)  #: it went out, or may have, and no answer came back
+WRAPS: Final = Verdict(TRANSIENT, True)  #: told apart by identity from LOST: look at what it wraps
+
+#: Mistakes in a program, whatever else they inherit from or carry.
+_MISTAKES: Final = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, ReferenceError,
+    SyntaxError, TypeError, ValueError,
+)  # fmt: skip
+_PERMANENT_OS: Final = (
+    FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError,
+    ChildProcessError, ProcessLookupError,
+)  # fmt: skip
+_PERMANENT_ERRNOS: Final = frozenset(
+    getattr(errno, name)
+    for name in (
+        "ENOENT", "EEXIST", "EACCES", "EPERM", "EISDIR", "ENOTDIR", "EROFS", "ENOSPC", "EDQUOT", "EFBIG",
+        "ENAMETOOLONG", "ELOOP", "EINVAL", "EBADF", "ENOTEMPTY", "EXDEV", "ENOEXEC", "ENOTTY", "ESPIPE",
+        "ENOTSUP", "EOPNOTSUPP", "EAFNOSUPPORT", "EPROTONOSUPPORT",
+        "ENOTSOCK", "EFAULT", "EDESTADDRREQ", "EMSGSIZE",
+    )
+    if hasattr(errno, name)
+)  # fmt: skip
+#: This machine had nothing left to make a connection with.
+_UNSENT_ERRNOS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ECONNREFUSED})
+
+_HTTPX: Final = {
+    "ConnectError": UNSENT, "ConnectTimeout": UNSENT, "PoolTimeout": UNSENT,
+    "LocalProtocolError": NEVER, "UnsupportedProtocol": NEVER, "TransportError": LOST,
+    "TimeoutException": LOST, "NetworkError": LOST, "RemoteProtocolError": LOST, "ProxyError": LOST,
+}  # fmt: skip
+#: Classes by the top-level package that defines them: names alone would confuse httpx.ReadError with
+#: tarfile.ReadError.
+_KNOWN: Final[Mapping[str, Mapping[str, Verdict]]] = {
+    "aiohttp": {
+        "ServerFingerprintMismatch": NEVER, "ClientConnectorError": UNSENT, "ConnectionTimeoutError": UNSENT,
+        "ClientConnectionError": LOST, "ClientPayloadError": LOST,
+    },
+    "httpx": _HTTPX, "httpx2": _HTTPX, "httpcore": _HTTPX, "httpcore2": _HTTPX,
+    "requests": {
+        "ConnectTimeout": UNSENT, "ConnectionError": WRAPS, "Timeout": LOST, "ChunkedEncodingError": LOST,
+        "RetryError": LOST, "RequestException": UNKNOWN,
+    },
+    "urllib3": {
+        "NewConnectionError": UNSENT, "NameResolutionError": UNSENT, "ConnectTimeoutError": UNSENT,
+        "EmptyPoolError": UNSENT, "MaxRetryError": WRAPS, "ProxyError": WRAPS, "TimeoutError": LOST,
+        "ProtocolError": LOST, "SSLError": WRAPS,
+    },
+    "urllib": {"URLError": WRAPS},
+    "http": {"IncompleteRead": LOST, "BadStatusLine": LOST},
+    "asyncio": {"IncompleteReadError": LOST},
+    "botocore": {
+        "EndpointConnectionError": UNSENT, "ConnectTimeoutError": UNSENT, "ProxyConnectionError": UNSENT,
+        "ConnectionError": LOST, "HTTPClientError": WRAPS, "ResponseStreamingError": LOST,
+        "IncompleteReadError": LOST,
+    },
+    "ssl": {"SSLError": LOST},
+}  # fmt: skip
+#: Classes that many packages define under the same name and with the same meaning.
+_KNOWN_ANYWHERE: Final[Mapping[str, Verdict]] = {
+    "gaierror": UNSENT, "herror": UNSENT, "APIConnectionError": WRAPS, "APITimeoutError": WRAPS,
+}  # fmt: skip
+
+#: Error codes with which AWS says "too fast", under status 400.
+_THROTTLING: Final = frozenset(
+    {
+        "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled",
+        "RequestThrottledException",
+        "TooManyRequestsException", "ProvisionedThroughputExceededException", "RequestLimitExceeded",
+        "TransactionInProgressException", "BandwidthLimitExceeded", "LimitExceededException", "SlowDown",
+        "PriorRequestNotComplete", "EC2ThrottledException",
+    }
+)  # fmt: skip
+#: How many exceptions of a chain are looked at.
+_CHAIN: Final = 12
+
+
+def transient(error: BaseException) -> bool:
+    """Say whether a failure is of the moment, so that the same call may succeed later.
+
+    True for lost, refused and timed-out connections and other OSErrors of the moment, for the statuses 408,
+    425, 429, 500, 502, 503, 504, 520 to 530 on the exceptions of aiohttp, httpx, requests, botocore and SDKs
+    like them, and for CallErrors that say so. False for everything else: for TypeError, ValueError, KeyError
+    and their kin and for missing files always. An ExceptionGroup is transient if all its members are. Never
+    raises.
+    """
+    return classify(error).disposition is not PERMANENT
+
+
+def classify(error: BaseException, now_epoch: float | None = None) -> Verdict:
+    """Say what a failure means. Never raises.
+
+    `now_epoch` (seconds since the epoch) is what a Retry-After date counts from where the answer itself has
+    no Date header; without both, such a date is not used.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return _together([_of_one(leaf, now_epoch) for leaf in _leaves(error)])
+    return _of_one(error, now_epoch)
+
+
+def _together(verdicts: list[Verdict]) -> Verdict:
+    kinds = {verdict.disposition for verdict in verdicts}
+    waits = [verdict.retry_after for verdict in verdicts if verdict.retry_after is not None]
+    return Verdict(
+        PERMANENT if PERMANENT in kinds else OVERLOAD if OVERLOAD in kinds else TRANSIENT,
+        any(verdict.ambiguous for verdict in verdicts),
+        max(waits, default=None),
+        any(verdict.hold for verdict in verdicts),
+    )
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    # A loop, not a recursion: groups may be nested deeper than the stack.
+    stack: list[BaseException] = [group]
+    while stack:
+        error = stack.pop()
+        if isinstance(error, BaseExceptionGroup):
+            stack.extend(error.exceptions)
+        else:
+            yield error
+
+
+def _of_one(error: BaseException, now_epoch: float | None) -> Verdict:
+    if not isinstance(error, Exception):
+        return UNKNOWN
+    if isinstance(error, CallError):
+        return _of_call_error(error)
+    if isinstance(error, RetryAfter):
+        return Verdict(TRANSIENT, False, error.seconds, error.hold)
+    if isinstance(error, GiveUp | Skip):
+        return NEVER
+    if isinstance(error, _MISTAKES):
+        return UNKNOWN
+    return _of_status(error, now_epoch) or _of_type(error) or UNKNOWN
+
+
+def _of_call_error(error: CallError) -> Verdict:
+    disposition = _peek(error, "disposition")
+    retry_after = _seconds(_peek(error, "retry_after"))
+    return Verdict(
+        disposition if type(disposition) is Disposition else PERMANENT,
+        _peek(error, "ambiguous") is not False,
+        retry_after,
+        _peek(error, "hold") is True,
+    )
+
+
+# ------------------------------------------------------------------------------------------------- by status
+
+
+def _of_status(error: Exception, now_epoch: float | None) -> Verdict | None:
+    response = _peek(error, "response")
+    status = _status_of(error) or _status_of(response)
+    if status is None and issubclass(type(response), dict):
+        meta = _entry(response, "ResponseMetadata")
+        status = _status(_entry(meta, "HTTPStatusCode"))
+        code = _entry(_entry(response, "Error"), "Code")
+        if type(code) is str and code in _THROTTLING:
+            status = 429
+    if status is None:
+        return None
+    retry_after = _retry_after(error, response, now_epoch)
+    asked = retry_after is not None
+    if status == 429:
+        return Verdict(OVERLOAD, False, retry_after, asked)
+    if status in (503, 529) and asked:
+        return Verdict(OVERLOAD, False, retry_after, True)
+    if status == 529:
+        return Verdict(OVERLOAD, True)
+    if status in (408, 425):  # the request was not processed
+        return Verdict(TRANSIENT, False, retry_after)
+    if status in (500, 502, 503, 504) or 520 <= status <= 530:
+        return Verdict(TRANSIENT, True, retry_after)
+    if status < 500 or status in (501, 505, 511):
+        return NEVER
+    return UNKNOWN
+
+
+def _status_of(thing: object) -> int | None:
+    for name in ("status", "status_code", "http_status"):
+        status = _status(_peek(thing, name))
+        if status is not None:
+            return status
+    return None
+
+
+def _status(value: object) -> int | None:
+    kind = type(value)
+    if not issubclass(kind, int) or kind is bool:
+        return None
+    number = int.__index__(value)  # type: ignore[arg-type]  # past what a subclass overrides
+    return number if 400 <= number <= 599 else None
+
+
+def _retry_after(error: object, response: object, now_epoch: float | None) -> float | None:
+    for headers in (
+        _peek(error, "headers"),
+        _peek(response, "headers"),
+        _entry(_entry(response, "ResponseMetadata"), "HTTPHeaders"),
+    ):
+        value = _header(headers, "retry-after")
+        if value is None:
+            continue
+        date = _header(headers, "date")
+        reference = parse_http_date(date.strip(), now_epoch or 0.0) if date is not None else None
+        if reference is None:
+            reference = now_epoch
+        # Without a clock only delay-seconds mean something; NaN makes every date None.
+        return parse_retry_after(value, math.nan if reference is None else reference)
+    return _seconds(_peek(error, "retry_after"))
+
+
+def _header(headers: object, name: str) -> str | None:
+    value = None
+    for spelling in (name, name.title()):
+        value = _entry(headers, spelling)
+        if value is not None:
+            break
+    if type(value) in (int, float):
+        return str(value)
+    if type(value) is bytes:
+        return value.decode("latin-1")
+    return value if type(value) is str else None
+
+
+def _seconds(value: object) -> float | None:
+    kind = type(value)
+    if kind is float or kind is int:
+        return bounded_seconds(value)  # type: ignore[arg-type]
+    return None
+
+
+# ------------------------------------------------------------------------------------------------- by type
+
+
+def _of_type(error: BaseException) -> Verdict | None:
+    """Judge by class, and by what it wraps where the class says nothing or a certificate was refused."""
+    verdict = _of_class(error)
+    if verdict is None or verdict.disposition is PERMANENT:
+        return verdict
+    inner = list(_chain(error))
+    if any(_is_certificate(each) for each in inner):
+        return NEVER
+    if verdict is not WRAPS:
+        return verdict
+    for each in inner:
+        found = None if isinstance(each, _MISTAKES) else _of_class(each)
+        if found is not None and found is not WRAPS and found is not UNKNOWN:
+            return found
+    return LOST
+
+
+def _of_class(error: BaseException) -> Verdict | None:
+    for kind in type(error).__mro__:
+        module = kind.__module__ if type(kind.__module__) is str else ""
+        found = _KNOWN.get(module.partition(".")[0], {}).get(kind.__name__) or _KNOWN_ANYWHERE.get(
+            kind.__name__
+        )
+        if found is not None:
+            return found
+    if isinstance(error, TimeoutError):
+        return LOST
+    if isinstance(error, OSError):
+        return _of_os_error(error)
+    return None
+
+
+def _of_os_error(error: OSError) -> Verdict:
+    if isinstance(error, _PERMANENT_OS):
+        return UNKNOWN
+    if isinstance(error, ConnectionRefusedError):
+        return UNSENT
+    number = _peek(error, "errno")
+    if type(number) is int:
+        if number in _PERMANENT_ERRNOS:
+            return UNKNOWN
+        if number in _UNSENT_ERRNOS:
+            return UNSENT
+    return LOST
+
+
+def _is_certificate(error: BaseException) -> bool:
+    return any(kind.__name__ == "SSLCertVerificationError" for kind in type(error).__mro__)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Give what `error` wraps, nearest first: reason, first argument, cause, context; a dozen at most."""
+    seen = {id(error)}
+    ahead = [error]
+    while ahead and len(seen) <= _CHAIN:
+        current = ahead.pop(0)
+        args = _peek(current, "args")
+        first = args[0] if type(args) is tuple and args else None
+        context = None if _peek(current, "__suppress_context__") else _peek(current, "__context__")
+        for each in (_peek(current, "reason"), first, _peek(current, "__cause__"), context):
+            if issubclass(type(each), BaseException) and id(each) not in seen:
+                seen.add(id(each))
+                ahead.append(each)  # type: ignore[arg-type]
+                yield each  # type: ignore[misc]
+
+
+# --------------------------------------------------------------------------------------- looking safely
+
+
+def _peek(thing: object, name: str) -> Any:
+    """Give an attribute, or None; a property that raises counts as absent."""
+    try:
+        return getattr(thing, name, None)
+    except Exception:  # noqa: BLE001  a stranger's property: whatever it raises says nothing about the call
+        return None
+
+
+def _entry(mapping: object, key: str) -> Any:
+    """Give `mapping.get(key)`, or None; what is no mapping, or raises, has no entries."""
+    try:
+        return mapping.get(key)  # type: ignore[attr-defined]
+    except Exception:  # noqa: BLE001  as above
+        return None

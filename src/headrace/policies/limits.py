@@ -1,0 +1,522 @@
+"""Limits: how many calls may run at once, and how many may start in a time, in all or by key.
+
+        claim ─► admit ─► (the call runs) ─► refund ─► release
+          └─► drop           └─► cancel, where it never started
+
+Rules:
+1. One Limit object is one limit, wherever it is used. A call never takes twice what it already holds.
+2. `admit` is one synchronous step over all claims of a call: all are taken or none, and nothing is held while
+   waiting.
+3. Permits are conserved: what `admit` took, exactly one of `release` and `cancel` gives back. What never was
+   admitted goes back with `drop`.
+4. A key that is idle, not held and recovered is forgotten, so that memory follows the keys in use and not all
+   those ever seen.
+5. Not for use by several threads at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import inspect
+import math
+import sys
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Final
+
+from headrace.errors import CallError, Disposition, EngineError, HeadraceError, PlanError
+from headrace.policies.gcra import Gcra, parse_rate
+
+__all__ = [
+    "Claim",
+    "KeyState",
+    "KeyStatistics",
+    "Limit",
+    "LimitRefused",
+    "LimitStatistics",
+    "admit",
+    "blocked",
+    "cancel",
+    "claim",
+    "drop",
+    "hold",
+    "refund",
+    "release",
+]
+
+#: So many keys are kept without asking whether they are idle: keys that come and go need not be made anew
+#: each time.
+KEYS_KEPT: Final = 256
+#: A `now` that is so many seconds behind the last one comes from another clock, and not from a caller a
+#: moment late.
+CLOCK_CHANGED: Final = 1.0
+
+
+class LimitRefused(CallError):
+    """A limit's function for the key or the cost failed for this item, or gave what cannot be used."""
+
+    disposition = Disposition.PERMANENT
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class KeyStatistics:
+    """One key of a limit: calls running, waiters for a permit, end of its hold."""
+
+    key: Hashable
+    running: int
+    waiting: int
+    held_until: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LimitStatistics:
+    """A limit at one moment: keys known, of them held, calls running, waiters for a permit; what it allows.
+
+    `unsettled` counts the calls whose `actual` function failed, so that their estimate stood; `trouble` is
+    the last such failure.
+    """
+
+    name: str
+    keys: int
+    running: int
+    waiting: int
+    held: int
+    concurrency: int | None
+    rate: float | None
+    unsettled: int = 0
+    trouble: str = ""
+
+
+class KeyState:
+    """What is running, reserved and waiting for one key of a limit.
+
+    `waiters` is the engine's own: whom to wake when a permit comes free. `claims` counts the claims not yet
+    given back.
+    """
+
+    __slots__ = ("capacity", "claims", "gcra", "held_until", "inflight", "key", "limit", "waiters")
+
+    def __init__(self, limit: Limit, key: Hashable) -> None:
+        self.limit = limit
+        self.key = key
+        self.inflight = 0
+        self.claims = 0
+        self.capacity = sys.maxsize if limit.concurrency is None else limit.concurrency
+        self.gcra = None if limit.rate is None else Gcra(limit.rate, limit.burst)
+        self.held_until = -math.inf
+        self.waiters: deque[Any] = deque()
+
+    @property
+    def free(self) -> int:
+        """How many permits are free; very many where the limit has no `concurrency`."""
+        return self.capacity - self.inflight
+
+    def is_idle(self, now: float) -> bool:
+        """Say whether nothing would be lost if this state were forgotten at `now`."""
+        return (
+            self.claims == 0
+            and not self.waiters
+            and self.held_until <= now
+            and (self.gcra is None or self.gcra.is_recovered(now))
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"<KeyState {self.limit.name}[{self.key!r}] running={self.inflight} waiters={len(self.waiters)}>"
+        )
+
+
+class Claim:
+    """What one call needs, or holds, of one key. `taken` says which."""
+
+    __slots__ = ("cost", "state", "taken")
+
+    def __init__(self, state: KeyState, cost: float) -> None:
+        self.state = state
+        self.cost = cost
+        self.taken = False
+
+    def __repr__(self) -> str:
+        return f"<Claim {self.state.limit.name}[{self.state.key!r}] cost={self.cost:g} taken={self.taken}>"
+
+
+class Limit:
+    """How many calls may run at once (`concurrency`) and start in a time (`rate`), in all or by key.
+
+    `rate` reads "500/s", "90000/min", "10/h", or a number per second; `burst` is how much may start at once
+    (1 unless given). `by` gives the key of a stage's value, as `hr.http.host` does: each key then has the
+    whole limit for itself; without it there is one for all. With `cost` (a number, or a function of the
+    value) a start counts for so much of rate and burst, and `actual` corrects that afterwards by the call's
+    result. Use one object in several places to have them share it.
+
+    An item for which `by` or `cost` fails, or for which the cost exceeds the burst, fails with LimitRefused.
+    Where `actual` fails the estimate stands, and `statistics()` counts it. Raises PlanError, with all
+    problems at once, for values that make no sense.
+    """
+
+    __slots__ = (
+        "_only", "_ring", "_seen", "_states", "_trouble", "_unsettled",
+        "actual", "burst", "by", "concurrency", "cost", "name", "rate", "unit_cost",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        concurrency: int | None = None,
+        rate: str | float | None = None,
+        by: Callable[[Any], Hashable] | None = None,
+        burst: float | None = None,
+        cost: float | Callable[[Any], float] | None = None,
+        actual: Callable[[Any], float] | None = None,
+        name: str | None = None,
+    ) -> None:
+        problems = _problems(concurrency, rate, by, burst, cost, actual)
+        if problems:
+            raise PlanError("Limit: " + "; ".join(problems))
+        self.concurrency = concurrency
+        self.rate = rate
+        self.by = by
+        self.burst = 1 if burst is None else burst
+        self.cost = cost
+        self.actual = actual
+        self.name = name or _name_of(by)
+        self.unit_cost = 1.0 if cost is None or callable(cost) else float(cost)
+        self._states: dict[Hashable, KeyState] = {}
+        self._ring: deque[KeyState] = deque()
+        self._only = KeyState(self, None) if by is None else None
+        self._seen = -math.inf  # the latest `now`
+        self._unsettled = 0
+        self._trouble = ""
+
+    def __repr__(self) -> str:
+        given = [
+            f"{name}={value!r}"
+            for name, value in (("concurrency", self.concurrency), ("rate", self.rate))
+            if value is not None
+        ]
+        if self.by is not None:
+            given.append(f"by={getattr(self.by, '__name__', self.by)}")
+        if self.rate is not None and self.burst != 1:
+            given.append(f"burst={self.burst!r}")
+        if self.cost is not None:
+            given.append(f"cost={getattr(self.cost, '__name__', self.cost)}")
+        return (
+            f"Limit({', '.join(given)})"
+            if self.name == _name_of(self.by)
+            else f"Limit {self.name!r} ({', '.join(given)})"
+        )
+
+    def statistics(self) -> LimitStatistics:
+        """Count what runs, waits and is held now. Takes time in proportion to the keys in use."""
+        states = self._all()
+        return LimitStatistics(
+            name=self.name,
+            keys=len(states),
+            running=sum(state.inflight for state in states),
+            waiting=sum(len(state.waiters) for state in states),
+            held=sum(state.held_until > self._seen for state in states),
+            concurrency=self.concurrency,
+            rate=None if self.rate is None else parse_rate(self.rate),
+            unsettled=self._unsettled,
+            trouble=self._trouble,
+        )
+
+    def busiest(self, count: int) -> list[KeyStatistics]:
+        """Give the `count` keys with the most calls running, and then waiting."""
+        states = heapq.nlargest(count, self._all(), key=lambda state: (state.inflight, len(state.waiters)))
+        return [
+            KeyStatistics(state.key, state.inflight, len(state.waiters), state.held_until) for state in states
+        ]
+
+    # ------------------------------------------------------------------ keys
+
+    def _all(self) -> list[KeyState]:
+        return [self._only] if self._only is not None else list(self._states.values())
+
+    def _state_of(self, value: Any) -> KeyState:
+        """Find or make the state of a value's key. Raises LimitRefused."""
+        assert self.by is not None
+        try:
+            key = self.by(value)
+        except HeadraceError:
+            raise  # an adapter's key function says better than we could what is wrong with the value
+        except Exception as error:
+            raise LimitRefused(f"limit {self.name!r}: by= raised {error!r} for {_short(value)}") from error
+        try:
+            state = self._states.get(key)
+        except Exception as error:
+            raise LimitRefused(
+                f"limit {self.name!r}: the key {_short(key)} cannot be hashed ({error}); let by= return a str"
+            ) from error
+        return self._new_state(key) if state is None else state
+
+    def _new_state(self, key: Hashable) -> KeyState:
+        if hasattr(key, "__await__"):
+            close = getattr(key, "close", None)
+            if close is not None:
+                close()  # else Python warns of a coroutine that was never awaited
+            raise LimitRefused(f"limit {self.name!r}: by= returned an awaitable; give a plain function")
+        if key != key:
+            raise LimitRefused(
+                f"limit {self.name!r}: the key {key!r} is not equal to itself; let by= return a str"
+            )
+        self._forget_idle()
+        state = self._states[key] = KeyState(self, key)
+        self._ring.append(state)
+        return state
+
+    def _forget_idle(self) -> None:
+        # Two looks for each new key: the ring is gone round twice as fast as it grows, so at least half of it
+        # is in use at any time, at a constant cost per key.
+        ring = self._ring
+        if len(ring) < KEYS_KEPT:
+            return
+        for _ in range(2):
+            state = ring.popleft()
+            if state.is_idle(self._seen):
+                del self._states[state.key]
+            else:
+                ring.append(state)
+
+    def _living(self, state: KeyState) -> KeyState:
+        """Give the state that counts for the key of `state`, which was perhaps forgotten when idle."""
+        if self._only is not None:
+            return state
+        living = self._states.get(state.key)
+        if living is None:
+            self._states[state.key] = living = state
+            self._ring.append(state)
+        return living
+
+    def _change_clock(self, now: float) -> None:
+        """Carry all times over to a clock that shows less than the last one: another loop's."""
+        back = now - self._seen
+        for state in self._all():
+            state.held_until += back
+            if state.gcra is not None:
+                state.gcra.shift(back)
+        self._seen = now
+
+    # ------------------------------------------------------------------ costs
+
+    def _cost_of(self, value: Any) -> float:
+        """Give what a start of `value` costs. Raises LimitRefused."""
+        assert callable(self.cost)
+        try:
+            cost = _as_cost(self.cost(value))
+        except HeadraceError:
+            raise
+        except Exception as error:
+            raise LimitRefused(f"limit {self.name!r}: cost= raised {error!r} for {_short(value)}") from error
+        if not cost <= self.burst:
+            raise LimitRefused(
+                f"limit {self.name!r}: a cost of {cost:g} can never fit into burst={self.burst:g}; "
+                f"raise burst=, or split the item"
+            )
+        return cost
+
+    def _settle(self, state: KeyState, cost: float, value: Any) -> None:
+        assert self.actual is not None
+        assert state.gcra is not None
+        try:
+            actual = _as_cost(self.actual(value))
+        except Exception as error:  # noqa: BLE001  a user's function; the call's result stays good
+            self._unsettled += 1
+            self._trouble = f"actual= raised {error!r} for {_short(value)}"
+            return
+        state.gcra.refund(cost, actual)
+
+
+def _problems(concurrency: object, rate: Any, by: object, burst: Any, cost: Any, actual: object) -> list[str]:
+    found = []
+    if concurrency is None and rate is None:
+        found.append("give concurrency= or rate= (or both)")
+    if concurrency is not None and (type(concurrency) is not int or concurrency < 1):
+        found.append(f"concurrency={concurrency!r}: give a whole number, 1 or more")
+    if rate is not None:
+        try:
+            parse_rate(rate)
+        except PlanError as error:
+            found.append(str(error))
+    good_burst = burst is None or (_is_number(burst) and 1 <= burst < math.inf)
+    if not good_burst:
+        found.append(f"burst={burst!r}: give a finite number, 1 or more")
+    for name, value in (("burst", burst), ("cost", cost)):
+        if value is not None and rate is None:
+            found.append(f"{name}= counts against a rate; give rate= too")
+    if cost is not None and not callable(cost) and not (_is_number(cost) and 0 < cost < math.inf):
+        found.append(f"cost={cost!r}: give a finite number above 0, or a function of the value")
+    elif cost is not None and burst is None:
+        found.append("cost= needs burst=, the most that may start at once")
+    elif _is_number(cost) and _is_number(burst) and cost > burst:
+        found.append(f"cost={cost!r} can never fit into burst={burst!r}; give a burst of at least that")
+    if actual is not None and cost is None:
+        found.append("actual= corrects a cost; give cost= too")
+    for name, function in (("by", by), ("cost", cost if callable(cost) else None), ("actual", actual)):
+        if function is not None and (not callable(function) or inspect.iscoroutinefunction(function)):
+            found.append(f"{name}={function!r}: give a plain function")
+    return found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _as_cost(value: Any) -> float:
+    """Give a cost as a float; raise ValueError for what cannot be one."""
+    cost = float(value)
+    if not 0.0 <= cost < math.inf:
+        raise ValueError(f"{value!r} is no cost: it must be a finite number, 0 or more")
+    return cost
+
+
+def _name_of(by: object) -> str:
+    name = getattr(by, "__name__", "limit")
+    return "limit" if name.startswith("<") else str(name)
+
+
+def _short(value: object) -> str:
+    try:
+        text = repr(value)
+    except Exception as error:  # noqa: BLE001  a stranger's __repr__, needed only for a message
+        return f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+# ---------------------------------------------------------------------------------------------------- the
+# five steps
+
+
+def claim(limits: Sequence[Limit], value: Any, held: Sequence[Claim] = ()) -> list[Claim]:
+    """Work out what a call on `value` needs of each limit; takes nothing yet. `drop` what is not admitted.
+
+    What is in `held` already, or comes twice, is left out. Raises LimitRefused, with nothing claimed, where a
+    limit's function fails or gives what cannot be used; other HeadraceErrors that such a function raises pass
+    through.
+    """
+    claims: list[Claim] = []
+    try:
+        for limit in limits:
+            state = limit._only
+            if state is None:
+                state = limit._state_of(value)
+            if (held or claims) and _holds(state, held, claims):
+                continue
+            cost = limit._cost_of(value) if callable(limit.cost) else limit.unit_cost
+            state.claims += 1
+            claims.append(Claim(state, cost))
+    except BaseException:
+        drop(claims)
+        raise
+    return claims
+
+
+def _holds(state: KeyState, held: Sequence[Claim], claims: Sequence[Claim]) -> bool:
+    return any(each.state is state for each in held) or any(each.state is state for each in claims)
+
+
+def admit(claims: Sequence[Claim], now: float) -> float:
+    """Take all that is claimed and give 0.0; or take nothing, and say how long to wait.
+
+    A positive number is the least time (seconds) after which rates and holds may allow it; inf says that a
+    permit is taken: `blocked` gives the key to wait at.
+    """
+    wait = 0.0
+    for each in claims:
+        state = each.state
+        if state.inflight >= state.capacity:
+            return math.inf
+        gcra = state.gcra
+        if state.held_until > now or gcra is not None:
+            need = _wait_of(state, each.cost, now)
+            if need > wait:
+                wait = need
+    if wait > 0.0:
+        return wait
+    for each in claims:
+        state = each.state
+        state.inflight += 1
+        each.taken = True
+        state.limit._seen = now
+        if state.gcra is not None:
+            state.gcra.take(now, each.cost)
+    return 0.0
+
+
+def _wait_of(state: KeyState, cost: float, now: float) -> float:
+    if now < state.limit._seen - CLOCK_CHANGED:
+        state.limit._change_clock(now)
+    held = max(0.0, state.held_until - now)
+    return held if state.gcra is None else max(held, state.gcra.wait(now, cost))
+
+
+def blocked(claims: Sequence[Claim], now: float) -> KeyState | None:
+    """Give the first key of which no permit is free, to wait at; None where permits are not missing."""
+    for each in claims:
+        if each.state.inflight >= each.state.capacity:
+            return each.state
+    return None
+
+
+def release(claims: Sequence[Claim]) -> list[KeyState]:
+    """Give back the permits of a call that is over; give the keys they are of, to wake who waits there.
+
+    What it took of a rate stays taken. Raises EngineError, with nothing changed, for claims that are not
+    taken.
+    """
+    for each in claims:
+        if not each.taken:
+            raise EngineError(f"{each!r} is to be released, but is not taken")
+    for each in claims:
+        each.taken = False
+        each.state.inflight -= 1
+        each.state.claims -= 1
+    return [each.state for each in claims]
+
+
+def cancel(claims: Sequence[Claim]) -> list[KeyState]:
+    """Give back permits and rate of an attempt that was admitted and never started; else as `release`."""
+    freed = release(claims)
+    for each in claims:
+        if each.state.gcra is not None:
+            each.state.gcra.refund(each.cost, 0.0)
+    return freed
+
+
+def drop(claims: Sequence[Claim]) -> None:
+    """Forget claims that were never admitted. Raises EngineError, with nothing changed, for taken ones."""
+    for each in claims:
+        if each.taken:
+            raise EngineError(f"{each!r} is to be dropped, but is taken")
+    for each in claims:
+        each.state.claims -= 1
+
+
+def refund(claims: Sequence[Claim], value: Any) -> None:
+    """Correct what a call took of its rates by its result `value`, as `actual` says. Never raises.
+
+    Call it once, before or after `release`. Where the call failed there is no result, and the estimate
+    stands.
+    """
+    for each in claims:
+        limit = each.state.limit
+        if limit.actual is not None:
+            limit._settle(limit._living(each.state), each.cost, value)
+
+
+def hold(claims_or_state: Sequence[Claim] | KeyState, until: float) -> list[KeyState]:
+    """Let nothing of these keys start before `until` (on the clock of `now`); give the keys.
+
+    Of several claims, those on keyed limits are meant, for it is a host that asks for rest and not the whole
+    run; where none is keyed, all are.
+    """
+    if isinstance(claims_or_state, KeyState):
+        states = [claims_or_state]
+    else:
+        states = [each.state for each in claims_or_state]
+        states = [state for state in states if state.limit.by is not None] or states
+    states = [state.limit._living(state) for state in states]
+    for state in states:
+        state.held_until = max(state.held_until, until)
+    return states

@@ -1,0 +1,166 @@
+"""Whether a failed call is repeated, and when.
+
+Rules:
+1. What the function says goes first: Skip, GiveUp, RetryAfter.
+2. A *once* call whose end is unknown is never repeated: it is in doubt. It is repeated only where it is
+   certain that nothing happened.
+3. A wait is never shorter than what the other side asked for, and never longer than the item's time allows.
+4. A hold concerns the whole key; it stands whatever becomes of this item.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable
+from random import Random
+from typing import Literal, NamedTuple
+
+from headrace.errors import Disposition, GiveUp, PlanError, RetryAfter, Skip
+from headrace.policies.backoff import full_jitter
+from headrace.policies.classify import classify, transient
+
+__all__ = ["Decision", "Retry", "decide"]
+
+On = Callable[[BaseException], bool] | type[BaseException] | tuple[type[BaseException], ...]
+
+#: Attempts for a function that raises RetryAfter on a stage without `retry=`.
+ATTEMPTS_WITHOUT_RETRY = 4
+#: The share of a demanded wait that is drawn on top, so that not all come back in the same instant.
+SPREAD = 0.1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Retry:
+    """Which failed calls are repeated, how often, and after what waits.
+
+    `attempts` counts all calls for one item, the first included. `on` says which failures are worth it: an
+    exception class, a tuple of them, or a function of the exception. The wait after attempt n is drawn from 0
+    … min(cap, base · 2ⁿ⁻¹) seconds; where the other side asked for less load (429, or 503 with Retry-After),
+    `overload_base` and `overload_cap` take their place, and the wait is never shorter than the Retry-After
+    given. A waiting item holds no place, no permit and no worker.
+
+    A *once* call is only repeated where nothing can have happened, whatever `on` says. Raises PlanError for
+    values that make no sense.
+    """
+
+    attempts: int = 4
+    _: dataclasses.KW_ONLY
+    on: On = transient
+    base: float = 0.2
+    cap: float = 30.0
+    overload_base: float = 1.0
+    overload_cap: float = 300.0
+
+    def __post_init__(self) -> None:
+        problems = []
+        if type(self.attempts) is not int or self.attempts < 1:
+            problems.append(f"attempts={self.attempts!r}: give the number of calls in all, 1 or more")
+        for name in ("base", "cap", "overload_base", "overload_cap"):
+            seconds = getattr(self, name)
+            number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+            if not number or not 0.0 <= seconds < math.inf:
+                problems.append(f"{name}={seconds!r}: give seconds, a finite number, 0 or more")
+        problem = _problem_of_on(self.on)
+        if problem:
+            problems.append(f"on={self.on!r}: {problem}")
+        if problems:
+            raise PlanError("Retry: " + "; ".join(problems))
+
+    def matches(self, error: Exception) -> bool:
+        """Say whether `on` holds for `error`. One that raises counts as no; a note on `error` says so."""
+        on = self.on
+        if on is transient:
+            return transient(error)
+        if isinstance(on, type | tuple):
+            return isinstance(error, on)
+        try:
+            return bool(on(error))
+        except Exception as trouble:  # noqa: BLE001  a user's function; the failure at hand counts
+            error.add_note(
+                f"Retry(on={on!r}) raised {trouble!r} for this error, so the call was not repeated."
+            )
+            return False
+
+    def backoff(self, attempt: int, disposition: Disposition, rng: Random) -> float:
+        """Draw the wait (seconds) after failed attempt `attempt`."""
+        if disposition is Disposition.OVERLOAD:
+            return full_jitter(attempt, self.overload_base, self.overload_cap, rng)
+        return full_jitter(attempt, self.base, self.cap, rng)
+
+
+def _problem_of_on(on: object) -> str:
+    kinds = on if isinstance(on, tuple) else (on,)
+    if isinstance(on, type) or (isinstance(on, tuple) and on):
+        bad = [kind for kind in kinds if not (isinstance(kind, type) and issubclass(kind, Exception))]
+        # CancelledError and KeyboardInterrupt are orders to stop, never failures of a call.
+        return f"{bad[0]!r} is not a subclass of Exception" if bad else ""
+    if not callable(on):
+        return "give an exception class, a tuple of them, or a function of the exception"
+    if inspect.iscoroutinefunction(on):
+        return "give a plain function; this one is async"
+    return ""
+
+
+class Decision(NamedTuple):
+    """What to do about a failed call.
+
+    `again`: repeat it `after` seconds. `fail`: the item fails with this error. `in_doubt`: it fails as
+    InDoubt. `skip`: it is settled as Skipped. Whatever the kind, where `hold` is not None the whole key waits
+    for so many seconds.
+    """
+
+    kind: Literal["again", "fail", "in_doubt", "skip"]
+    after: float = 0.0
+    hold: float | None = None
+
+
+def decide(
+    retry: Retry | None,
+    error: Exception,
+    attempt: int,
+    effect: str,
+    sent: bool,
+    rng: Random,
+    now: float,
+    deadline: float | None,
+) -> Decision:
+    """Decide what becomes of an item whose attempt number `attempt` (from 1) ended in `error`.
+
+    `effect` is "safe", "idempotent" or "once". `sent=False` says that the caller knows that nothing went out;
+    else what the error says counts. `deadline` is the end of the item's `within=`, on the same clock as
+    `now`: a repetition that could not start before it is not waited for, the item fails now. Never raises.
+    """
+    if isinstance(error, Skip):
+        return Decision("skip")
+    if isinstance(error, GiveUp):
+        return Decision("fail")
+    if isinstance(error, RetryAfter):
+        limit = ATTEMPTS_WITHOUT_RETRY if retry is None else retry.attempts
+        after = _spread(error.seconds, rng)
+        hold = error.seconds if error.hold and error.seconds > 0.0 else None
+        return _again_or_fail(after, hold, attempt < limit, now, deadline)
+
+    verdict = classify(error)
+    hold = verdict.retry_after if verdict.hold and verdict.retry_after else None
+    if effect == "once" and sent and verdict.ambiguous:
+        return Decision("in_doubt", 0.0, hold)
+    if retry is None or attempt >= retry.attempts or not retry.matches(error):
+        return Decision("fail", 0.0, hold)
+    after = retry.backoff(attempt, verdict.disposition, rng)
+    if verdict.retry_after is not None:
+        after = max(after, _spread(verdict.retry_after, rng))
+    return _again_or_fail(after, hold, True, now, deadline)
+
+
+def _spread(seconds: float, rng: Random) -> float:
+    return seconds * (1.0 + SPREAD * rng.random())
+
+
+def _again_or_fail(
+    after: float, hold: float | None, may: bool, now: float, deadline: float | None
+) -> Decision:
+    if not may or (deadline is not None and now + after >= deadline):
+        return Decision("fail", 0.0, hold)
+    return Decision("again", after, hold)
