@@ -73,7 +73,7 @@ def _alone(value: Any) -> Mapping[str, Any]:
     return {"value": value}
 
 
-def cell(value: Any) -> None | int | float | str | bytes:
+def cell(value: Any) -> int | float | str | bytes | None:
     """Make what is stored for one field. Raises ValueError or TypeError for what cannot be stored as it is."""
     if value is None:
         return None

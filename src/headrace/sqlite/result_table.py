@@ -11,7 +11,7 @@ Rules:
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from headrace.errors import PlanError, SinkError
@@ -191,7 +191,7 @@ class ResultTable:
                 extend([mapping.get(key) for key in picks[keys]])
             extend((position, child))
         kinds = set(map(type, flat))
-        if not kinds <= _PLAIN or (float in kinds and any([v != v for v in flat if type(v) is float])):
+        if not kinds <= _PLAIN or (float in kinds and any(v != v for v in flat if type(v) is float)):
             self._convert(rows, flat)
         return flat
 

@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from headrace.errors import LedgerError
+
 __all__ = ["Writer"]
 
 T = TypeVar("T")
@@ -28,15 +30,19 @@ class Writer:
         self._name = name
         self._works: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._killed = False
 
     async def run(self, work: Callable[[], T]) -> T:
         """Do `work` in the thread and give its result or raise its exception.
 
-        A cancellation waits until the work has ended, and then is raised; if the work failed, its exception is the cause.
+        A cancellation waits until the work has ended, and then is raised; if the work failed, its exception is the
+        cause. LedgerError if the thread was ended from within (by a SystemExit in a user's `as_row`).
         """
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
             self._thread.start()
+        if self._killed:
+            raise _killed(self._name)
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[T] = loop.create_future()
         self._works.put((work, loop, ended))
@@ -57,7 +63,10 @@ class Writer:
         if self._thread is None:
             return
         try:
-            await self.run(last)
+            if self._killed:
+                last()
+            else:
+                await self.run(last)
         finally:
             self._works.put(None)
             self._thread.join()
@@ -72,11 +81,27 @@ class Writer:
                 result = work()
             except Exception as error:  # noqa: BLE001 - it belongs to whoever waits for this work
                 failure = error
-            try:
-                loop.call_soon_threadsafe(_hand_back, ended, result, failure)
-            except RuntimeError:
-                pass  # the loop was closed over our heads: nobody waits any more
+            except BaseException:
+                self._killed = True
+                _post(loop, ended, None, _killed(self._name))
+                raise
+            _post(loop, ended, result, failure)
             del task, work, loop, ended, result, failure
+
+
+def _killed(name: str) -> LedgerError:
+    return LedgerError(
+        f"the thread «{name}» was ended from within, as by sys.exit() in an as_row(); run the same again"
+    )
+
+
+def _post(
+    loop: asyncio.AbstractEventLoop, ended: asyncio.Future[Any], result: Any, failure: Exception | None
+) -> None:
+    try:
+        loop.call_soon_threadsafe(_hand_back, ended, result, failure)
+    except RuntimeError:
+        pass  # the loop was closed over our heads: nobody waits any more
 
 
 def _hand_back(ended: asyncio.Future[Any], result: Any, failure: Exception | None) -> None:
