@@ -12,12 +12,14 @@ from __future__ import annotations
 import errno
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeGuard, TypeVar
 
 from headrace.errors import CallError, Disposition, GiveUp, RetryAfter, Skip
 from headrace.policies.retry_after import bounded_seconds, parse_http_date, parse_retry_after
 
-__all__ = ["Verdict", "classify", "parse_retry_after", "transient"]
+__all__ = ["Verdict", "classify", "is_a", "parse_retry_after", "transient"]
+
+T = TypeVar("T", bound=BaseException)
 
 
 class Verdict(NamedTuple):
@@ -63,19 +65,21 @@ _UNSENT_ERRNOS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVA
 
 _HTTPX: Final = {
     "ConnectError": UNSENT, "ConnectTimeout": UNSENT, "PoolTimeout": UNSENT,
-    "LocalProtocolError": NEVER, "UnsupportedProtocol": NEVER, "TransportError": LOST,
+    "InvalidURL": NEVER, "LocalProtocolError": NEVER, "UnsupportedProtocol": NEVER, "TransportError": LOST,
     "TimeoutException": LOST, "NetworkError": LOST, "RemoteProtocolError": LOST, "ProxyError": LOST,
 }  # fmt: skip
 #: Classes by the top-level package that defines them: names alone would confuse httpx.ReadError with
 #: tarfile.ReadError.
 _KNOWN: Final[Mapping[str, Mapping[str, Verdict]]] = {
     "aiohttp": {
-        "ServerFingerprintMismatch": NEVER, "ClientConnectorError": UNSENT, "ConnectionTimeoutError": UNSENT,
+        "InvalidURL": NEVER, "ServerFingerprintMismatch": NEVER, "ClientConnectorCertificateError": NEVER,
+        "ClientConnectorError": UNSENT, "ConnectionTimeoutError": UNSENT,
         "ClientConnectionError": LOST, "ClientPayloadError": LOST,
     },
     "httpx": _HTTPX, "httpx2": _HTTPX, "httpcore": _HTTPX, "httpcore2": _HTTPX,
     "requests": {
-        "ConnectTimeout": UNSENT, "ConnectionError": WRAPS, "Timeout": LOST, "ChunkedEncodingError": LOST,
+        "MissingSchema": NEVER, "InvalidSchema": NEVER, "InvalidURL": NEVER, "ConnectTimeout": UNSENT,
+        "ConnectionError": WRAPS, "Timeout": LOST, "ChunkedEncodingError": LOST,
         "RetryError": LOST, "RequestException": UNKNOWN,
     },
     "urllib3": {
@@ -91,7 +95,7 @@ _KNOWN: Final[Mapping[str, Mapping[str, Verdict]]] = {
         "ConnectionError": LOST, "HTTPClientError": WRAPS, "ResponseStreamingError": LOST,
         "IncompleteReadError": LOST,
     },
-    "ssl": {"SSLError": LOST},
+    "ssl": {"SSLCertVerificationError": NEVER, "SSLError": LOST},
 }  # fmt: skip
 #: Classes that many packages define under the same name and with the same meaning.
 _KNOWN_ANYWHERE: Final[Mapping[str, Verdict]] = {
@@ -108,6 +112,8 @@ _THROTTLING: Final = frozenset(
         "PriorRequestNotComplete", "EC2ThrottledException",
     }
 )  # fmt: skip
+#: Seconds that no adapter of ours can mean: a hundred years.
+FOR_EVER: Final = 3.2e9
 #: How many exceptions of a chain are looked at.
 _CHAIN: Final = 12
 
@@ -130,7 +136,7 @@ def classify(error: BaseException, now_epoch: float | None = None) -> Verdict:
     `now_epoch` (seconds since the epoch) is what a Retry-After date counts from where the answer itself has
     no Date header; without both, such a date is not used.
     """
-    if isinstance(error, BaseExceptionGroup):
+    if is_a(error, BaseExceptionGroup):
         return _together([_of_one(leaf, now_epoch) for leaf in _leaves(error)])
     return _of_one(error, now_epoch)
 
@@ -151,33 +157,33 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
     stack: list[BaseException] = [group]
     while stack:
         error = stack.pop()
-        if isinstance(error, BaseExceptionGroup):
+        if is_a(error, BaseExceptionGroup):
             stack.extend(error.exceptions)
         else:
             yield error
 
 
 def _of_one(error: BaseException, now_epoch: float | None) -> Verdict:
-    if not isinstance(error, Exception):
+    if not is_a(error, Exception):
         return UNKNOWN
-    if isinstance(error, CallError):
+    if is_a(error, CallError):
         return _of_call_error(error)
-    if isinstance(error, RetryAfter):
+    if is_a(error, RetryAfter):
         return Verdict(TRANSIENT, False, error.seconds, error.hold)
-    if isinstance(error, GiveUp | Skip):
+    if is_a(error, (GiveUp, Skip)):
         return NEVER
-    if isinstance(error, _MISTAKES):
-        return UNKNOWN
+    if is_a(error, _MISTAKES):
+        return NEVER if _of_name(error) is NEVER else UNKNOWN
     return _of_status(error, now_epoch) or _of_type(error) or UNKNOWN
 
 
 def _of_call_error(error: CallError) -> Verdict:
     disposition = _peek(error, "disposition")
-    retry_after = _seconds(_peek(error, "retry_after"))
+    wait = _peek(error, "retry_after")
     return Verdict(
         disposition if type(disposition) is Disposition else PERMANENT,
         _peek(error, "ambiguous") is not False,
-        retry_after,
+        float(wait) if type(wait) in (int, float) and 0.0 <= wait <= FOR_EVER else None,
         _peek(error, "hold") is True,
     )
 
@@ -281,31 +287,38 @@ def _of_type(error: BaseException) -> Verdict | None:
     if verdict is not WRAPS:
         return verdict
     for each in inner:
-        found = None if isinstance(each, _MISTAKES) else _of_class(each)
+        found = None if is_a(each, _MISTAKES) else _of_class(each)
         if found is not None and found is not WRAPS and found is not UNKNOWN:
             return found
-    return LOST
+    # urllib.error.URLError gives its own text as reason where it refused the URL.
+    return UNKNOWN if type(_peek(error, "reason")) is str else LOST
 
 
 def _of_class(error: BaseException) -> Verdict | None:
-    for kind in type(error).__mro__:
-        module = kind.__module__ if type(kind.__module__) is str else ""
-        found = _KNOWN.get(module.partition(".")[0], {}).get(kind.__name__) or _KNOWN_ANYWHERE.get(
-            kind.__name__
-        )
-        if found is not None:
-            return found
-    if isinstance(error, TimeoutError):
+    named = _of_name(error)
+    if named is not None:
+        return named
+    if is_a(error, TimeoutError):
         return LOST
-    if isinstance(error, OSError):
+    if is_a(error, OSError):
         return _of_os_error(error)
     return None
 
 
+def _of_name(error: BaseException) -> Verdict | None:
+    for kind in type(error).__mro__:
+        module = kind.__module__ if type(kind.__module__) is str else ""
+        known = _KNOWN.get(module.partition(".")[0], _KNOWN_ANYWHERE)
+        found = known.get(kind.__name__) or _KNOWN_ANYWHERE.get(kind.__name__)
+        if found is not None:
+            return found
+    return None
+
+
 def _of_os_error(error: OSError) -> Verdict:
-    if isinstance(error, _PERMANENT_OS):
+    if is_a(error, _PERMANENT_OS):
         return UNKNOWN
-    if isinstance(error, ConnectionRefusedError):
+    if is_a(error, ConnectionRefusedError):
         return UNSENT
     number = _peek(error, "errno")
     if type(number) is int:
@@ -336,7 +349,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
                 yield each  # type: ignore[misc]
 
 
-# --------------------------------------------------------------------------------------- looking safely
+# ------------------------------------------------------------------------------------------- looking safely
+
+
+def is_a(error: object, kinds: type[T] | tuple[type[T], ...]) -> TypeGuard[T]:
+    """Say as `isinstance` does whether it is one of `kinds`; the object's own `__class__` is not asked."""
+    return issubclass(type(error), kinds)
 
 
 def _peek(thing: object, name: str) -> Any:

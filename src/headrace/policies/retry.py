@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 
 from headrace.errors import Disposition, GiveUp, PlanError, RetryAfter, Skip
 from headrace.policies.backoff import full_jitter
-from headrace.policies.classify import classify, transient
+from headrace.policies.classify import classify, is_a, transient
 
 __all__ = ["Decision", "Retry", "decide"]
 
@@ -74,7 +74,7 @@ class Retry:
         if on is transient:
             return transient(error)
         if isinstance(on, type | tuple):
-            return isinstance(error, on)
+            return is_a(error, on)
         try:
             return bool(on(error))
         except Exception as trouble:  # noqa: BLE001  a user's function; the failure at hand counts
@@ -132,11 +132,11 @@ def decide(
     else what the error says counts. `deadline` is the end of the item's `within=`, on the same clock as
     `now`: a repetition that could not start before it is not waited for, the item fails now. Never raises.
     """
-    if isinstance(error, Skip):
+    if is_a(error, Skip):
         return Decision("skip")
-    if isinstance(error, GiveUp):
+    if is_a(error, GiveUp):
         return Decision("fail")
-    if isinstance(error, RetryAfter):
+    if is_a(error, RetryAfter):
         limit = ATTEMPTS_WITHOUT_RETRY if retry is None else retry.attempts
         after = _spread(error.seconds, rng)
         hold = error.seconds if error.hold and error.seconds > 0.0 else None
