@@ -1,0 +1,386 @@
+"""The client: one libcurl multi, its handles, one resolver, for one event loop.
+
+Rules:
+1. Requests are admitted by limits, never queued in libcurl.
+2. A call is one or more hops. Each hop to another host is admitted anew, under that host's key.
+3. Whatever ends a request (answer, error, cancellation) frees its connection at once, and its handle serves
+   the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final
+
+from headrace.aio.gate import Gate
+from headrace.errors import CallError, PlanError
+from headrace.http.bodies import UNSET, Unset, encode
+from headrace.http.errors import ClientClosed, TooManyRedirects
+from headrace.http.headers import HeaderValue, Outgoing, compile_headers
+from headrace.http.permits import Permits
+from headrace.http.profile import SAFE_METHODS, Profile, Timeouts, idle_connections
+from headrace.http.redirects import REDIRECTS, Hop, next_hop
+from headrace.http.resolver import Resolver
+from headrace.http.response import Response
+from headrace.http.secrets import Secret
+from headrace.http.status import Accept, parse_accept, refuse
+from headrace.http.transport import Pool, Transport
+from headrace.http.url import mask, parse
+from headrace.policies.limits import Limit
+from headrace.ports import Call, current_call
+
+__all__ = ["Client", "ClientStatistics", "Template"]
+
+MAX_BODY: Final = 32 * 1024 * 1024
+
+HeadersLike = Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ClientStatistics:
+    """A client at one moment. `connections` counts those opened so far, `rebuilt` failures of the
+    transport as a whole.
+    """
+
+    requests: int
+    in_flight: int
+    failures: int
+    connections: int
+    bytes_received: int
+    rebuilt: int
+    resolver_threads: int
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Template:
+    """What many requests of one client have in common, checked and compiled once. Made by
+    `Client.prepare`.
+    """
+
+    method: str
+    headers: Outgoing
+    accept: Accept
+    profile: Profile
+    max_body: int | None
+    follow: bool
+    has_body: bool
+    pool: Pool
+
+
+class Client:
+    """An HTTP client over libcurl; use it with `async with`, in one event loop.
+
+    `headers` go with every request (`Secret` values and `{env:NAME}` are never shown, and not sent to another
+    origin). `max_body` caps the decoded body in bytes (None: no cap). `limits` are honoured here when no flow
+    is running the call, as a flow takes its own. `downgrade` allows redirects from https to http.
+    `connections` is how many are kept open when idle. The environment's
+    proxy variables are not read: give `proxy=`. Raises PlanError for options that cannot work.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeouts: Timeouts | None = None,
+        headers: HeadersLike | None = None,
+        user_agent: str = "",
+        proxy: str | Secret | None = None,
+        http2: bool = True,
+        ca_file: str | None = None,
+        certificate: str | None = None,
+        max_body: int | None = MAX_BODY,
+        max_redirects: int = 10,
+        downgrade: bool = False,
+        limits: Sequence[Limit] = (),
+        connections: int | None = None,
+        resolver: Resolver | None = None,
+    ) -> None:
+        self._profile = Profile(timeouts or Timeouts(), user_agent, proxy, http2, ca_file, certificate)
+        self._profiles = {self._profile.timeouts: self._profile}
+        self._headers = tuple(headers.items() if isinstance(headers, Mapping) else headers or ())
+        self._max_body = max_body
+        self._max_redirects = max_redirects
+        self._downgrade = downgrade
+        self._limits = tuple(limits)
+        self._connections = connections or idle_connections()
+        self._resolver = resolver
+        self._owns_resolver = resolver is None
+        self._templates: dict[str, Template] = {}
+        self._transport: Transport | None = None
+        self._gate = Gate()
+        self._closed = False
+        self._failures = 0
+        compile_headers(self._headers)
+        self._profile.check()
+
+    # ----------------------------------------------------------------------------------------------- requests
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: HeadersLike | None = None,
+        body: bytes | str | None = None,
+        data: Mapping[str, Any] | None = None,
+        json: Any = UNSET,
+        accept: str = "2xx",
+        timeouts: Timeouts | None = None,
+        max_body: int | Unset | None = UNSET,
+        follow: bool = True,
+        item: Any = None,
+    ) -> Response:
+        """Make one call and give its answer, redirects followed.
+
+        At most one of `body` (as it is), `data` (a form) and `json` is sent. Raises StatusError for a status
+        that `accept` does not list ("any" takes them all), another HttpError where there is no answer,
+        PlanError for arguments that cannot work. Cancelling closes the connection at once; the server may
+        have processed the request all the same.
+        """
+        sent, content_type = encode(body, data, json)
+        if (
+            headers is None
+            and timeouts is None
+            and max_body is UNSET
+            and follow
+            and accept == "2xx"
+            and sent is None
+        ):
+            template = self._templates.get(method)
+            if template is None:
+                template = self._templates[method] = self.prepare(method)
+        else:
+            template = self.prepare(
+                method,
+                headers=headers,
+                accept=accept,
+                timeouts=timeouts,
+                max_body=max_body,
+                follow=follow,
+                has_body=sent is not None,
+                content_type=content_type,
+            )
+        return await self.send(template, url, body=sent, item=item)
+
+    async def get(self, url: str, **options: Any) -> Response:
+        """GET; see `request`."""
+        return await self.request("GET", url, **options)
+
+    async def head(self, url: str, **options: Any) -> Response:
+        """HEAD; see `request`."""
+        return await self.request("HEAD", url, **options)
+
+    async def post(self, url: str, **options: Any) -> Response:
+        """POST; see `request`."""
+        return await self.request("POST", url, **options)
+
+    async def put(self, url: str, **options: Any) -> Response:
+        """PUT; see `request`."""
+        return await self.request("PUT", url, **options)
+
+    async def patch(self, url: str, **options: Any) -> Response:
+        """PATCH; see `request`."""
+        return await self.request("PATCH", url, **options)
+
+    async def delete(self, url: str, **options: Any) -> Response:
+        """DELETE; see `request`."""
+        return await self.request("DELETE", url, **options)
+
+    def prepare(
+        self,
+        method: str,
+        *,
+        headers: HeadersLike | None = None,
+        accept: str = "2xx",
+        timeouts: Timeouts | None = None,
+        max_body: int | Unset | None = UNSET,
+        follow: bool = True,
+        has_body: bool = False,
+        content_type: str | None = None,
+    ) -> Template:
+        """Check and compile what many requests have in common, for `send`. Raises PlanError."""
+        if not (method.isascii() and method.isalpha() and method.isupper()):
+            raise PlanError(f"method {method!r} is not allowed: write it in capitals, like GET")
+        own = headers.items() if isinstance(headers, Mapping) else headers or ()
+        own = tuple(own)
+        replaced = {name.lower() for name, _ in own}
+        merged = compile_headers((*(pair for pair in self._headers if pair[0].lower() not in replaced), *own))
+        if has_body:
+            # libcurl would wait for «100 Continue» before large bodies, and call every body a form.
+            merged = merged.plus(["Expect:"])
+            if "content-type" not in merged.names:
+                merged = merged.plus([f"Content-Type: {content_type}" if content_type else "Content-Type:"])
+        profile = self._profile if timeouts is None else self._profiles.get(timeouts)
+        if profile is None:
+            assert timeouts is not None
+            profile = self._profiles[timeouts] = dataclasses.replace(self._profile, timeouts=timeouts)
+        return Template(
+            method=method,
+            headers=merged,
+            accept=parse_accept(accept),
+            profile=profile,
+            max_body=self._max_body if isinstance(max_body, Unset) else max_body,
+            follow=follow,
+            has_body=has_body,
+            pool=self._bound().pool(profile, method, has_body),
+        )
+
+    async def send(
+        self,
+        template: Template,
+        url: str,
+        *,
+        body: bytes | None = None,
+        extra: Sequence[str] = (),
+        item: Any = None,
+    ) -> Response:
+        """Make one call from a template; `extra` are header lines of this call alone. Otherwise as
+        `request`.
+        """
+        call = current_call.get(None)
+        parsed = parse(url)
+        headers = template.headers
+        if extra:
+            headers = headers.plus(extra)
+        if parsed.userinfo is not None and "authorization" not in headers.names:
+            headers = headers.plus([_basic(parsed.userinfo)], secret=True)
+        hop = Hop(template.method, parsed, headers, body)
+        if call is None and self._limits:
+            response = await self._send_limited(template, hop)
+        else:
+            response = await self._send(template, hop, call)
+        response.item = item
+        if parsed.userinfo is None:
+            response.url = url
+        if call is not None:
+            response.attempts = call.attempt
+        return response
+
+    # ------------------------------------------------------------------------------------------------ hops
+
+    async def _send(self, template: Template, hop: Hop, admission: Call | Permits | None) -> Response:
+        transport = self._bound()
+        began = transport.loop.time()
+        try:
+            response = await transport.exchange(
+                template.profile, template.pool, hop, template.max_body, began
+            )
+            if response.status in REDIRECTS and template.follow:
+                return await self._follow(transport, template, hop, response, began, admission)
+            if response.status not in template.accept:
+                raise refuse(hop.method, response)
+        except CallError:
+            self._failures += 1
+            raise
+        return response
+
+    async def _follow(
+        self,
+        transport: Transport,
+        template: Template,
+        hop: Hop,
+        response: Response,
+        began: float,
+        admission: Call | Permits | None,
+    ) -> Response:
+        """Follow redirects from the first answer on. The first request was sent, whatever becomes of the
+        others.
+        """
+        url, count, profile = response.url, 0, template.profile
+        try:
+            while (following := next_hop(hop, response, downgrade=self._downgrade)) is not None:
+                count += 1
+                if count > self._max_redirects:
+                    raise self._too_many(hop)
+                if admission is not None and following.url.key != hop.url.key:
+                    waited = transport.loop.time()
+                    await admission.readmit(following.url.text)
+                    began += transport.loop.time() - waited  # waiting for a limit is no part of the call
+                hop = following
+                pool = transport.pool(profile, hop.method, hop.body is not None)
+                response = await transport.exchange(profile, pool, hop, template.max_body, began)
+            if response.status not in template.accept:
+                raise refuse(hop.method, response)
+        except CallError as error:
+            if template.method not in SAFE_METHODS:
+                error.ambiguous = True
+            raise
+        response.url, response.redirects = url, count
+        return response
+
+    def _too_many(self, hop: Hop) -> TooManyRedirects:
+        shown = mask(hop.url.text)
+        return TooManyRedirects(
+            f"{hop.method} {shown}: more than {self._max_redirects} redirects", url=shown, host=hop.url.key
+        )
+
+    async def _send_limited(self, template: Template, hop: Hop) -> Response:
+        """Take the client's own limits around a call that no flow is running."""
+        permits = Permits(self._gate, self._limits)
+        await permits.readmit(hop.url.text)
+        try:
+            return await self._send(template, hop, permits)
+        finally:
+            permits.leave()
+
+    # ------------------------------------------------------------------------------------------------ life
+
+    def _bound(self) -> Transport:
+        """Give the transport, made in the loop of the first request. Raises ClientClosed, or PlanError in
+        another loop.
+        """
+        transport = self._transport
+        if transport is None:
+            if self._closed:
+                raise ClientClosed("the client is closed: open another one", ambiguous=False)
+            self._resolver = self._resolver or Resolver()
+            transport = self._transport = Transport(
+                asyncio.get_running_loop(), self._resolver, self._connections
+            )
+        elif transport.loop is not asyncio.get_running_loop():
+            raise PlanError("a Client belongs to the event loop of its first request: open one in each loop")
+        return transport
+
+    async def aclose(self) -> None:
+        """Close all connections; calls under way fail with ClientClosed. Repeatable; never blocks the
+        loop.
+        """
+        self._closed = True
+        if self._transport is not None:
+            await self._transport.aclose()
+        if self._resolver is not None and self._owns_resolver:
+            await self._resolver.aclose()
+
+    async def __aenter__(self) -> Client:
+        self._bound()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def statistics(self) -> ClientStatistics:
+        """Give the counts of this moment."""
+        transport, resolver = self._transport, self._resolver
+        return ClientStatistics(
+            requests=transport.requests if transport else 0,
+            in_flight=transport.in_flight if transport else 0,
+            failures=self._failures,
+            connections=transport.connects if transport else 0,
+            bytes_received=transport.received if transport else 0,
+            rebuilt=transport.rebuilt if transport else 0,
+            resolver_threads=resolver.statistics().threads if resolver else 0,
+        )
+
+    def __repr__(self) -> str:
+        now = self.statistics()
+        state = "closed" if self._closed else f"{now.in_flight} in flight"
+        return f"<Client {state}, {now.requests} requests, {now.connections} connections>"
+
+
+def _basic(userinfo: tuple[str, str]) -> str:
+    return "Authorization: Basic " + base64.b64encode(":".join(userinfo).encode()).decode("ascii")

@@ -1,0 +1,187 @@
+"""An answer.
+
+Rules:
+1. It is made for every request, so it keeps what came as bytes and reads it when asked.
+2. `body` is decoded (gzip and kin), never more than the request's limit.
+3. A row of it holds no cookie, and no userinfo in its URLs.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeVar, overload
+
+import msgspec
+
+from headrace.errors import Disposition
+from headrace.http.errors import BadResponse
+from headrace.http.headers import Headers, split_head
+from headrace.http.url import mask
+
+__all__ = ["COLUMNS", "Response", "Timings"]
+
+T = TypeVar("T")
+
+COLUMNS: Final = ("url", "final_url", "status", "headers", "body", "timings", "attempts", "fetched_at")
+_NOT_STORED: Final = frozenset({"set-cookie", "set-cookie2"})
+_CHARSET: Final = re.compile(r"""charset\s*=\s*["']?([A-Za-z0-9._:-]+)""", re.IGNORECASE)
+_VERSIONS: Final = {1: "HTTP/1.0", 2: "HTTP/1.1", 3: "HTTP/2", 30: "HTTP/3"}
+
+
+class Timings(NamedTuple):
+    """Seconds spent in each phase of the last hop; `total` covers all hops. Connecting costs 0 on a kept
+    connection.
+    """
+
+    resolve: float
+    connect: float
+    tls: float
+    first_byte: float  #: from the request being sent to the first byte of the answer
+    total: float
+
+
+class Response:
+    """The answer to a request.
+
+    `url` is what was asked for and `final_url` what answered after `redirects` redirects; `attempts` is the
+    number of this attempt within its item; `fetched_at` is in seconds since the epoch; `item` is the URL or
+    row that the request was made from.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_head",
+        "_headers",
+        "_version",
+        "attempts",
+        "body",
+        "fetched_at",
+        "final_url",
+        "item",
+        "redirects",
+        "status",
+        "url",
+    )
+
+    url: str
+    final_url: str
+    status: int
+    body: bytes
+    item: Any
+    attempts: int
+    redirects: int
+    fetched_at: float
+
+    def __init__(
+        self,
+        url: str,
+        status: int,
+        head: Sequence[bytes],
+        body: bytes,
+        clock: tuple[float, float, float, float, float, float, float],
+        version: int,
+        fetched_at: float,
+        item: Any = None,
+    ) -> None:
+        self.url = self.final_url = url
+        self.status = status
+        self.body = body
+        self.item = item
+        self.attempts = 1
+        self.redirects = 0
+        self.fetched_at = fetched_at
+        self._head = head
+        self._headers: Headers | None = None
+        self._clock = clock
+        self._version = version
+
+    @property
+    def headers(self) -> Headers:
+        """The headers of the final answer; names in any case."""
+        if self._headers is None:
+            self._headers = Headers.from_lines(split_head(self._head))
+        return self._headers
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the body, by which a run weighs its open items."""
+        return len(self.body)
+
+    @property
+    def http_version(self) -> str:
+        """The protocol that answered: "HTTP/1.1", "HTTP/2" …"""
+        return _VERSIONS.get(self._version, "HTTP")
+
+    @property
+    def timings(self) -> Timings:
+        """Seconds in each phase."""
+        resolve, looked_up, connected, secured, sent, began, total = self._clock
+        return Timings(
+            resolve=resolve,
+            connect=max(0.0, connected - looked_up),
+            tls=max(0.0, secured - connected),
+            first_byte=max(0.0, began - sent),
+            total=total,
+        )
+
+    @property
+    def charset(self) -> str:
+        """The charset that the answer names, else that of a byte order mark, else utf-8."""
+        named = _CHARSET.search(self.headers.get("content-type", ""))
+        if named is not None:
+            try:
+                return codecs.lookup(named.group(1)).name
+            except LookupError:
+                pass
+        if self.body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return "utf-16"
+        return "utf-8-sig"
+
+    @property
+    def text(self) -> str:
+        """The body as text; bytes that are not in its charset become U+FFFD."""
+        return self.body.decode(self.charset, errors="replace")
+
+    @overload
+    def json(self) -> Any: ...
+    @overload
+    def json(self, type: type[T]) -> T: ...
+    def json(self, type: Any = Any) -> Any:
+        """Decode the body as JSON, checked against `type` where one is given (msgspec).
+
+        Raises BadResponse, permanent, where it is not that.
+        """
+        try:
+            return msgspec.json.decode(self.body, type=type)
+        except msgspec.DecodeError as error:
+            raise BadResponse(
+                f"{mask(self.final_url)}: the body is not the JSON that was asked for: {error}",
+                url=mask(self.final_url),
+                phase="body",
+                disposition=Disposition.PERMANENT,
+                ambiguous=False,
+            ) from error
+
+    def as_row(self) -> dict[str, Any]:
+        """Give the columns of a result table, then those of the row that was the item (which never replace
+        them).
+        """
+        row: dict[str, Any] = {
+            "url": self.url,
+            "final_url": self.final_url,
+            "status": self.status,
+            "headers": {name: value for name, value in self.headers.items() if name not in _NOT_STORED},
+            "body": self.body,
+            "timings": {name: round(seconds, 6) for name, seconds in self.timings._asdict().items()},
+            "attempts": self.attempts,
+            "fetched_at": self.fetched_at,
+        }
+        if isinstance(self.item, Mapping):
+            for name, value in self.item.items():
+                row.setdefault(str(name), value)
+        return row
+
+    def __repr__(self) -> str:
+        return f"<Response {self.status} {mask(self.final_url)[:100]} {len(self.body)} bytes>"

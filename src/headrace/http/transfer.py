@@ -1,0 +1,189 @@
+"""One request over one libcurl handle.
+
+Rules:
+1. A handle belongs to a profile and a method for life. Per request only what differs is set; nothing is
+   reset.
+2. Callbacks append and set flags, never more: libcurl must not be called from within itself.
+3. A request goes out once. libcurl would silently send it again on a kept-alive connection that died; PREREQ
+   stops that.
+4. A handle is free for the next request only when libcurl has let go of it: after its future is done,
+   cancelled or not.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import pycurl  # type: ignore[import-untyped]
+
+from headrace.http.profile import Profile, milliseconds
+from headrace.http.translate import Progress
+from headrace.http.url import Url
+
+__all__ = ["Handle", "Multi", "MultiFailed"]
+
+REDIRECT_BODY: Final = 65_536
+
+
+class MultiFailed(Exception):
+    """libcurl's multi handle is in a bad state: every transfer on it failed."""
+
+
+class Multi(pycurl.AsyncCurlMulti):  # type: ignore[misc]
+    """`AsyncCurlMulti` that says when it is broken, and ends single transfers with an error of ours."""
+
+    def __init__(self, connections: int) -> None:
+        super().__init__()
+        self.broken = False
+        self.setopt(pycurl.M_MAXCONNECTS, connections)
+
+    def _fail_all_pending(self, exc: BaseException) -> None:
+        self.broken = True
+        super()._fail_all_pending(MultiFailed(str(exc)))
+
+    def end(self, curl: Any, error: Exception) -> None:
+        """End one transfer: its connection closes now and its future raises `error`. Not from within a
+        callback.
+        """
+        self._resolve(curl, error)
+
+
+class Handle:
+    """A pooled libcurl handle with what its current transfer has brought so far."""
+
+    __slots__ = (
+        "_clock",
+        "_entry",
+        "_has_body",
+        "_headers",
+        "_shortened",
+        "began",
+        "chunks",
+        "curl",
+        "head",
+        "limit",
+        "mark",
+        "method",
+        "profile",
+        "seen",
+        "sends",
+        "size",
+        "url",
+    )
+
+    def __init__(self, profile: Profile, method: str, has_body: bool, clock: Any) -> None:
+        self.profile = profile
+        self.method = method
+        self.head: list[bytes] = []
+        self.chunks: list[bytes] = []
+        self.size = 0
+        self.limit: int | None = None
+        self.sends = 0
+        self.seen = -1
+        self.mark = self.began = 0.0
+        self.url: Url
+        self._entry: str | None = None
+        self._headers: tuple[str, ...] = ()
+        self._has_body = has_body
+        self._shortened = False
+        self._clock = clock
+        self.curl = curl = pycurl.Curl()
+        profile.configure(curl, method)
+        self._set_method(method, has_body)
+        curl.setopt(pycurl.HEADERFUNCTION, self.head.append)
+        curl.setopt(pycurl.WRITEFUNCTION, self._write)
+        curl.setopt(pycurl.PREREQFUNCTION, self._about_to_send)
+
+    def _set_method(self, method: str, has_body: bool) -> None:
+        setopt = self.curl.setopt
+        if method == "HEAD":
+            setopt(pycurl.NOBODY, 1)
+        elif has_body:
+            setopt(pycurl.POST, 1)
+            if method != "POST":
+                setopt(pycurl.CUSTOMREQUEST, method)
+        elif method != "GET":
+            setopt(pycurl.CUSTOMREQUEST, method)
+
+    # ---------------------------------------------------------------------------------------------- callbacks
+
+    def _write(self, chunk: bytes) -> int | None:
+        size = self.size
+        if not size and self.head[0][9:10] == b"3" and self.head[0][9:12] != b"304":
+            # Nobody reads the body of a redirect: neither wait for a large one nor decode it.
+            self.limit = REDIRECT_BODY if self.limit is None else min(self.limit, REDIRECT_BODY)
+        self.size = size = size + len(chunk)
+        if self.limit is not None and size > self.limit:
+            return 0
+        self.chunks.append(chunk)
+        return None
+
+    def _about_to_send(self, *_: object) -> int:
+        self.sends += 1
+        self.mark = self._clock()
+        return pycurl.PREREQFUNC_OK if self.sends == 1 else pycurl.PREREQFUNC_ABORT  # type: ignore[no-any-return]
+
+    # -------------------------------------------------------------------------------------------- one request
+
+    def prepare(
+        self, url: Url, headers: tuple[str, ...], body: bytes | None, limit: int | None, entry: str | None
+    ) -> None:
+        """Set what this request needs. `entry` has the addresses of its name; None where libcurl knows
+        them already.
+        """
+        setopt = self.curl.setopt
+        self.url = url
+        self.limit = limit
+        setopt(pycurl.URL, url.text)
+        if headers is not self._headers:
+            if headers != self._headers:
+                setopt(pycurl.HTTPHEADER, headers)
+            self._headers = headers
+        if entry is not self._entry:
+            setopt(pycurl.RESOLVE, [] if entry is None else [entry])
+            self._entry = entry
+        if self._has_body:
+            setopt(pycurl.POSTFIELDS, body)
+
+    def limit_time(self, total: float | None) -> None:
+        """Change the total limit of the next transfer alone (seconds), as for what a redirect has left."""
+        self._shortened = total is not None
+        self.curl.setopt(pycurl.TIMEOUT_MS, milliseconds(total, 0))
+
+    def take_body(self) -> bytes:
+        """Give the body."""
+        chunks = self.chunks
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def clear(self) -> None:
+        """Forget the transfer. The lists stay: libcurl holds on to their methods."""
+        self.head.clear()
+        self.chunks.clear()
+        self.size = self.sends = 0
+        self.seen = -1
+        if self._shortened:
+            self.limit_time(self.profile.timeouts.total)
+            self._shortened = False
+        if self._has_body:
+            self.curl.setopt(pycurl.POSTFIELDS, b"")
+
+    def still_sending(self) -> bool:
+        """Whether the request has not gone out in full."""
+        return self._has_body and self.curl.getinfo(pycurl.POSTTRANSFER_TIME_T) == 0
+
+    def progress(self, elapsed: float) -> Progress:
+        """Say how far the transfer got."""
+        return Progress(
+            method=self.method,
+            url=self.url,
+            sends=self.sends,
+            answered=bool(self.head),
+            size=self.size,
+            limit=self.limit,
+            connected=self.curl.getinfo(pycurl.CONNECT_TIME) > 0,
+            elapsed=elapsed,
+        )
+
+    def close(self) -> None:
+        """Let libcurl free the handle."""
+        self.curl.close()
