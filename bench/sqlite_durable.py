@@ -22,6 +22,7 @@ import headrace.sqlite as sqlite
 from headrace.ports import Commit, JobRequest, Row
 
 BATCH = 1000
+BURST = 0.02  # seconds that the busy loop computes between two turns
 
 
 def values(count: int) -> list[dict[str, object]]:
@@ -59,9 +60,9 @@ async def ours(path: Path, batches: int, busy: bool, order: str, times: list[flo
 
 
 async def burn(stop: asyncio.Event) -> None:
-    """Keep the loop computing, and let it turn, as a loop full of small callbacks does."""
+    """Keep the loop computing, with a turn every BURST seconds."""
     while not stop.is_set():
-        until = time.perf_counter() + 0.0005
+        until = time.perf_counter() + BURST
         while time.perf_counter() < until:
             sum(range(100))
         await asyncio.sleep(0)
@@ -109,7 +110,7 @@ def main() -> None:
         "executemany, alone": lambda path: theirs(path, batches, False),
         "ledger, alone": lambda path: ours(path, batches, False, "in order", times),
         "ledger, alone, shuffled": lambda path: ours(path, batches, False, "shuffled", times),
-        "executemany, busy": lambda path: theirs(path, 2, True),
+        "executemany, busy": lambda path: theirs(path, max(3, batches // 40), True),
         "ledger, busy": lambda path: ours(path, max(10, batches // 10), True, "in order", busy_times),
     }
     figures: dict[str, list[float]] = {name: [] for name in sides}
@@ -117,6 +118,8 @@ def main() -> None:
         for name, side in sides.items():
             with tempfile.TemporaryDirectory() as directory:
                 figures[name].append(asyncio.run(side(Path(directory, "out.db"))))  # type: ignore[arg-type]
+    for name, found in figures.items():
+        print(name, [round(figure) for figure in found])
     medians = {name: statistics.median(found) for name, found in figures.items()}
     for name, median in medians.items():
         base = medians["executemany, busy" if "busy" in name else "executemany, alone"]

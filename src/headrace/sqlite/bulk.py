@@ -80,5 +80,7 @@ class Insert:
         if statement is None:
             row = "(" + ",".join("?" * self._width) + ")"
             statement = self._statements[size] = self._head + ",".join([row] * size) + self._tail
-        self._connection.execute(statement, self._constants + part + self._blank * (size - rows))
+        # `executemany` with one set of parameters: unlike `execute` it does not ask for the last row id, for which
+        # sqlite3 would give up the interpreter once more
+        self._connection.executemany(statement, [self._constants + part + self._blank * (size - rows)])
         return size

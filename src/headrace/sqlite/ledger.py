@@ -243,7 +243,7 @@ class SqliteLedger:
         for care in range(MOST_CARE + 1):
             try:
                 appended = self._in_transaction(
-                    "recording results", partial(self._record, commit, positions, step, care)
+                    "recording results", partial(self._record, commit, positions, step, care), implicit=True
                 )
             except _RowsNotTaken:
                 continue
@@ -338,13 +338,19 @@ class SqliteLedger:
             raise LedgerError(f"{self._path} is not open: open() has not succeeded, or close() was called")
         return self._connection
 
-    def _in_transaction(self, doing: str, work: Callable[[], T]) -> T:
+    def _in_transaction(self, doing: str, work: Callable[[], T], *, implicit: bool = False) -> T:
+        """Do `work` in a transaction of its own. With `implicit`, its first INSERT or DELETE begins it.
+
+        sqlite3 gives up the interpreter once for an implicit beginning and once for `commit()`, three times for each as
+        a statement; beside a busy loop each time costs up to 5 ms.
+        """
         connection = self._open_connection()
         job = getattr(self, "_job", None)
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            if not implicit:
+                connection.execute("BEGIN IMMEDIATE")
             result = work()
-            connection.execute("COMMIT")
+            connection.commit()
         except (sqlite3.Error, HeadraceError, _RowsNotTaken) as error:
             self._undo(connection, job)
             if isinstance(error, sqlite3.Error):

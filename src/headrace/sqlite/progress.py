@@ -57,6 +57,7 @@ class Progress:
         self._written_fingerprint: str | None = None
         self._rows: list[_Row] = []
         self._fresh_rows = 0
+        self._next_seq = 1
         self.load()
 
     @property
@@ -83,6 +84,10 @@ class Progress:
             if fingerprint is not None:
                 self._written_fingerprint = fingerprint
         self.settled = RangeSet(ranges)
+        # numbers are unique in the whole table; only this connection adds to it
+        self._next_seq = (
+            1 + self._connection.execute("SELECT coalesce(max(seq), 0) FROM headrace_progress").fetchone()[0]
+        )
         if self._written_fingerprint is not None:
             self.fingerprint = msgspec.json.decode(self._written_fingerprint)
 
@@ -107,33 +112,22 @@ class Progress:
 
     def append(self, step: Step, now: float) -> tuple[Step, _Row, str | None]:
         """Write the row of a commit; give what `accept` needs once the transaction is through."""
+        seq = self._next_seq
         since = max(now, self._rows[-1].until) if self._rows else now
         fingerprint = None if step.fingerprint is None else msgspec.json.encode(step.fingerprint).decode()
         if fingerprint == self._written_fingerprint:
             fingerprint = None
-        cursor = self._connection.execute(
-            "INSERT INTO headrace_progress (generation, since, until, done, skipped, settled, bookmarks, fingerprint)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                self._generation,
-                since,
-                since,
-                step.done,
-                step.skipped,
-                encode_ranges(step.settled),
-                _bookmarks_text(self._chosen(step)),
-                fingerprint,
-            ),
-        )
-        return step, _Row(cursor.lastrowid or 0, since, since, step.done, step.skipped), fingerprint
+        row = _Row(seq, since, since, step.done, step.skipped)
+        self._write(row, encode_ranges(step.settled), self._chosen(step), fingerprint)
+        return step, row, fingerprint
 
     def accept(self, appended: tuple[Step, _Row, str | None]) -> None:
         """Take over what `append` wrote, now that it is committed."""
         step, row, fingerprint = appended
         self._rows.append(row)
+        self._next_seq += 1
         self._fresh_rows += 1
-        for lo, hi in step.settled:
-            self.settled.add(lo, hi)
+        self.settled.add_all(step.settled)
         if fingerprint is not None:
             self._written_fingerprint = fingerprint
             self.fingerprint = step.fingerprint
@@ -230,21 +224,17 @@ class Progress:
             "DELETE FROM headrace_progress WHERE generation = ? AND seq BETWEEN ? AND ?",
             (self._generation, first.seq, last.seq),
         )
-        self._connection.execute(
-            "INSERT INTO headrace_progress VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                joined.seq,
-                self._generation,
-                joined.since,
-                joined.until,
-                joined.done,
-                joined.skipped,
-                encode_ranges(coalesce(ranges)),
-                _bookmarks_text(marks),
-                fingerprint,
-            ),
-        )
+        self._write(joined, encode_ranges(coalesce(ranges)), marks, fingerprint)
         return joined
+
+    def _write(self, row: _Row, settled: str, marks: Sequence[Bookmark], fingerprint: str | None) -> None:
+        seq, since, until, done, skipped = row
+        text = _bookmarks_text(marks)
+        # `executemany` as in bulk.py: it gives up the interpreter once less than `execute`
+        self._connection.executemany(
+            "INSERT INTO headrace_progress VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(seq, self._generation, since, until, done, skipped, settled, text, fingerprint)],
+        )
 
 
 def _bookmarks_text(marks: Sequence[Bookmark]) -> str:

@@ -17,6 +17,8 @@ __all__ = ["RangeSet", "coalesce", "decode_ranges", "encode_ranges", "ranges_of"
 
 Range = tuple[int, int]
 
+_MERGE_FACTOR = 8
+
 
 def ranges_of(positions: Sequence[int]) -> list[Range]:
     """Make ranges of ascending positions; ValueError names a position that is there twice."""
@@ -140,6 +142,23 @@ class RangeSet:
         else:
             starts[left:right] = [min(lo, starts[left])]
             ends[left:right] = [max(hi, ends[right - 1])]
+
+    def add_all(self, ranges: Sequence[Range]) -> None:
+        """Put ascending ranges in."""
+        if not ranges:
+            return
+        left = bisect_left(self._ends, ranges[0][0])
+        right = bisect_right(self._starts, ranges[-1][1], left)
+        if right - left > _MERGE_FACTOR * len(
+            ranges
+        ):  # far apart: most of what lies between is not concerned
+            for lo, hi in ranges:
+                self.add(lo, hi)
+            return
+        between = zip(self._starts[left:right], self._ends[left:right], strict=True)
+        joined = coalesce([*between, *ranges])
+        self._starts[left:right] = [lo for lo, _ in joined]
+        self._ends[left:right] = [hi for _, hi in joined]
 
     def remove(self, lo: int, hi: int) -> None:
         """Take [lo, hi) out, as far as it is in."""

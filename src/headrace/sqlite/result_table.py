@@ -160,6 +160,8 @@ class ResultTable:
         )
 
     def _add(self, names: Sequence[str]) -> None:
+        if not self._connection.in_transaction:
+            self._connection.execute("BEGIN IMMEDIATE")  # implicit beginnings are for INSERT and its kin only
         if not self.exists:
             ours = "_job TEXT NOT NULL, _position INTEGER NOT NULL, _child INTEGER NOT NULL"
             columns = "".join(f"{quoted(name)}, " for name in names)

@@ -159,6 +159,7 @@ def connect_writer(path: str, *, busy_timeout: float | None = None) -> sqlite3.C
             connection.execute(f"PRAGMA user_version={SCHEMA_VERSION:d}")
         connection.execute("PRAGMA synchronous=FULL")
         _make_tables(connection, path)
+        connection.isolation_level = "IMMEDIATE"  # what sqlite3 begins by itself is never deferred
     except sqlite3.Error as error:
         if connection is not None:
             connection.close()
