@@ -70,7 +70,7 @@ class Faults:
     stall: float = 5.0
 
     def of(self, path: str) -> tuple[tuple[Fault, ...], bool]:
-        """Give the faults of a path's asks, and whether the last one repeats for ever; after them all is well."""
+        """Give the faults of a path's asks, and whether the last one repeats; then all is well."""
         if path.startswith("/f/"):
             words, _, _ = path[3:].partition("/")
             for_ever = words.endswith("*")

@@ -38,7 +38,7 @@ from typing import Any
 from headrace.demo.faults import Faults
 from headrace.demo.server import Connection, Documents, Server
 
-__all__ = ["Origin", "main", "standard_library"]
+__all__ = ["Origin", "main", "serve", "standard_library"]
 
 
 def standard_library() -> Path:

@@ -43,7 +43,7 @@ def open_descriptors() -> dict[int, str]:
 
 @contextlib.contextmanager
 def no_leaks(*, grace: float = 1.0, threads: int = 0) -> Iterator[None]:
-    """Raise AssertionError if the block leaves a task, thread, child process or descriptor behind, and name it.
+    """Raise AssertionError if the block leaves a task, thread, child process or descriptor behind.
 
     Tasks are looked at only inside a running loop, and get no grace. Threads get `grace` real seconds to end,
     and `threads` of them may stay (calls that were abandoned on purpose). If the block raises, nothing is

@@ -32,8 +32,8 @@ __all__ = ["DeadlockError", "VirtualLoop", "await_chain", "loop_factory", "run",
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
-FRUITLESS = 20  # graces in a row that brought nothing, after which they get shorter
-SHORTER = 50
+FRUITLESS = 20  # graces in a row that brought nothing, after which only every RARER-th jump gets one
+RARER = 50
 
 
 class DeadlockError(AssertionError):
@@ -135,7 +135,7 @@ class _JumpingSelector(selectors.BaseSelector):
             return events
         visible = len(self._real.get_map()) > self._own_descriptors or self._new_threads()
         if visible:
-            events = self._real.select(self._patience if timeout is None else self._short_grace())
+            events = self._real.select(self._patience if timeout is None else self._next_grace())
             if events:
                 self._fruitless = 0
                 return events
@@ -152,9 +152,9 @@ class _JumpingSelector(selectors.BaseSelector):
         own = sum(thread.name.startswith("asyncio_") for thread in threading.enumerate())
         return threading.active_count() - own > self._threads_before
 
-    def _short_grace(self) -> float:
+    def _next_grace(self) -> float:
         # An idle listening socket or an idle thread must not cost the full grace at each of 100 000 timers.
-        return self._grace if self._fruitless < FRUITLESS else self._grace / SHORTER
+        return self._grace if self._fruitless < FRUITLESS or self._fruitless % RARER == 0 else 0.0
 
     def _describe(self, waited_for: str) -> str:
         head = "nothing can run and no timer is set"
