@@ -1,7 +1,7 @@
 """A server that answers exactly what a test writes, over real sockets, in the test's own loop.
 
-A handler is `async def handler(request, writer)`; it writes raw bytes. It returns None to keep the connection, CLOSE to
-end it, or RESET to end it with a TCP reset.
+A handler is `async def handler(request, writer)`; it writes raw bytes. It returns None to keep the
+connection, CLOSE to end it, or RESET to end it with a TCP reset.
 """
 
 from __future__ import annotations
