@@ -21,11 +21,19 @@ _PIECE = 4 << 10
 _SCAN = 1 << 20
 
 
-def sample_prefix(descriptor: int, size: int) -> dict[str, Any]:
-    """Describe the first `size` bytes of an open file. Raises OSError."""
-    pieces = [
-        [offset, length, _hash(os.pread(descriptor, length, offset))] for offset, length in _places(size)
-    ]
+def sample_prefix(descriptor: int, size: int, known: dict[int, str] | None = None) -> dict[str, Any]:
+    """Describe the first `size` bytes of an open file. Raises OSError.
+
+    `known` keeps the hashes of the pieces that do not move, by offset, for the next call.
+    """
+    pieces: list[list[Any]] = []
+    for offset, length in _places(size):
+        found = known.get(offset) if known is not None and length == _PIECE else None
+        if found is None:
+            found = _hash(os.pread(descriptor, length, offset))
+            if known is not None and length == _PIECE:
+                known[offset] = found
+        pieces.append([offset, length, found])
     return {"size": size, "pieces": pieces}
 
 
@@ -38,7 +46,7 @@ def verify_prefix(descriptor: int, path: str, sample: Mapping[str, Any]) -> str 
     for offset, length, recorded in sample["pieces"]:
         if _hash(os.pread(descriptor, length, offset)) != recorded:
             return _where(descriptor, path, offset, length)
-    if sample.get("torn") and now > size and os.pread(descriptor, 2, size)[:1] not in (b"\n", b"\r"):
+    if sample.get("torn") and now > size and not _ends_line(os.pread(descriptor, 2, size)):
         number = int(sample["lines"])
         return f"{path}, line {number} has grown: when it was read, it was the last one and had no line end"
     return None
@@ -55,6 +63,10 @@ def _places(size: int) -> Iterator[tuple[int, int]]:
         place *= 2
     if tail < size:
         yield tail, size - tail
+
+
+def _ends_line(following: bytes) -> bool:
+    return following.startswith(b"\n") or following == b"\r\n"
 
 
 def _hash(data: bytes) -> str:

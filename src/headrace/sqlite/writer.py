@@ -69,6 +69,8 @@ class Writer:
                 await self.run(last)
         finally:
             self._works.put(None)
+            while self._thread.is_alive():  # it has nothing left to do; a join could block the loop meanwhile
+                await asyncio.sleep(0)
             self._thread.join()
             self._thread = None
 
