@@ -30,7 +30,8 @@ _UNITS: Final = {
     "s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60, "h": 3600, "hour": 3600,
     "d": 86400, "day": 86400,
 }  # fmt: skip
-_NUMBER: Final = r"(\d{1,18})(?:\.(\d{1,18}))?(?:e([+-]?\d{1,2}))?"
+#: As a float is written at its longest: 0.00012345678901234567 has 20 digits behind the point.
+_NUMBER: Final = r"(\d{1,18})(?:\.(\d{1,21}))?(?:e([+-]?\d{1,2}))?"
 _PLAIN = re.compile(_NUMBER, re.ASCII)
 _RATE = re.compile(_NUMBER + r"\s*/\s*([a-z]+)", re.ASCII)
 
