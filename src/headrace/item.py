@@ -216,17 +216,41 @@ class Delivery:
     for a child it is the delivery that was fanned out, and for a batch it is the first of its members.
     """
 
-    __slots__ = ("attempts", "began", "item", "more", "origin", "position", "state", "value")
+    ended: float  #: when it was settled; unset before
 
-    def __init__(self, position: int, item: Any, origin: Delivery | None = None) -> None:
+    __slots__ = (
+        "attempts",
+        "began",
+        "claims",
+        "ended",
+        "item",
+        "more",
+        "origin",
+        "position",
+        "seq",
+        "sent",
+        "state",
+        "tried",
+        "until",
+        "value",
+        "weight",
+    )
+
+    def __init__(self, position: int, item: Any, seq: int = 0, origin: Delivery | None = None) -> None:
         self.position = position
         self.item = item
         self.value = item
         self.state = QUEUED
-        self.attempts = 0
-        self.began = 0.0
+        self.attempts = 0  # calls made for it by the stages that it has left
+        self.tried = 0  # calls made for it by the stage where it is
+        self.began = 0.0  # when its first call was admitted
+        self.until: float | None = None  # the end of its stage's `within=`
         self.origin = origin
-        self.more: Any = None  # what only some deliveries need; owned by the engine
+        self.seq = seq  # the order in which its level was entered
+        self.sent = False  # whether a *once* call of it went out
+        self.weight = 0  # bytes that its value holds, as far as the window counts them
+        self.claims: Any = None  # on limits, while it queues for them or holds their permits
+        self.more: Any = None  # its fan-out or its batch
 
     def move(self, state: int) -> None:
         """Go to `state`; raise ValueError, changing nothing, where the life cycle has no such move."""

@@ -39,7 +39,9 @@ __all__ = [
     "Row",
     "Sink",
     "Source",
+    "Shared",
     "StageDefaults",
+    "Stuck",
     "Subscriber",
     "Transactional",
     "current_call",
@@ -143,6 +145,8 @@ class Call(Protocol):
         """When the engine will end this attempt, in the loop's time."""
         ...
 
+    stuck: Stuck | None  #: set by a lane when it gives this attempt's call up and the call still runs
+
     @property
     def idempotency_key(self) -> str:
         """A key that is the same for every attempt of this call, in later runs too."""
@@ -174,6 +178,20 @@ class StageDefaults:
     columns: Sequence[str] = ()  #: of the rows that its values make, where they are known
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shared:
+    """A factory whose resource is opened once a run and used by all threads: `uses={"db": hr.shared(open_db)}`.
+
+    What it opens must be safe to use from several threads. A process cannot share it: that is a PlanError.
+    """
+
+    factory: Callable[[], Any]
+
+    def __call__(self) -> Any:
+        """Open it."""
+        return self.factory()
+
+
 @runtime_checkable
 class Configured(Protocol):
     """A stage function that brings its own defaults."""
@@ -186,17 +204,32 @@ class Lane(Protocol):
 
     name: str
 
-    def bind(self, fn: Callable[..., Any], resources: Mapping[str, Any]) -> Callable[[Any], Awaitable[Any]]:
-        """Make the async callable that runs `fn(value, **resources)` here, once for each call of it."""
+    def bind(
+        self,
+        fn: Callable[..., Any],
+        shared: Mapping[str, Any],
+        factories: Mapping[str, Callable[[], Any]],
+    ) -> Callable[[Any], Awaitable[Any]]:
+        """Make the async callable that runs `fn(value, **resources)` here, once for each call of it.
+
+        `shared` are opened resources, `factories` what the lane opens itself, once a thread or process of its own.
+        """
         ...
 
-    async def open(self) -> None:
-        """Start what the lane needs."""
+    @property
+    def abandoned(self) -> int:
+        """How many calls were given up and still run."""
         ...
 
     async def close(self, grace: float) -> int:
         """Stop; give the number of calls that could not be stopped within `grace` seconds."""
         ...
+
+
+class Stuck(Protocol):
+    """A call that was abandoned and still runs. `on_return` is called on the loop when it returns after all."""
+
+    on_return: Callable[[], None] | None
 
 
 # ---------------------------------------------------------------------------------------------------- sinks and ledgers

@@ -1,0 +1,281 @@
+"""The committer: the durable exit. Results and settlements go to the ledger in one transaction, many at a time.
+
+    done, settled ─► buffer ─► one commit at a time ─► final states, room in the window
+    intents ───────► buffer ┘                      └─► the *once* calls that waited for theirs
+
+Rules:
+1. There is one committer, and one commit under way at most; while it runs, the next one gathers.
+2. A commit is never cancelled: it belongs to this task, and whoever hurries the run waits for it.
+3. An item is settled when its commit has returned, not before; what was not committed is returned.
+4. A row that the sink cannot take fails its own item; the rest of its batch is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from headrace.engine.exits import FINAL_STATE, Exit, outcome_of
+from headrace.engine.lineage import Ending, row_order
+from headrace.engine.window import Level, weigh
+from headrace.errors import LedgerError, SinkError
+from headrace.item import DONE, RETURNED, Delivery, Outcome
+from headrace.ports import Bookmark, Commit, DeadLetter, Intent, Ledger, Row
+
+if TYPE_CHECKING:
+    from headrace.engine.run import Run
+
+__all__ = ["Committer"]
+
+#: A commit is made when so many roots are ready, or so many bytes, or after so long (seconds).
+BATCH = 1000
+BATCH_BYTES = 8 * 2**20
+LINGER = 0.1
+#: What a dead letter keeps of the item, of one line of the cause, and of the other side's answer.
+ITEM_LENGTH = 2048
+CAUSE_LENGTH = 500
+BODY_LENGTH = 4096
+
+Entry = tuple[Delivery, "Ending | None", "list[Delivery] | None", "dict[Level, int] | None"]
+
+
+class Committer(Exit):
+    """Settles roots through the ledger."""
+
+    def __init__(self, run: Run, ledger: Ledger, *, keep_others: bool = False) -> None:
+        super().__init__(run)
+        self.others: list[Outcome[Any]] = []  # with `keep_others`: the outcomes that are not Done
+        self._keep_others = keep_others
+        self.ledger = ledger
+        self._buffer: list[Entry] = []
+        self._bytes = 0
+        self._intents: list[Intent] = []
+        self._intended: list[asyncio.Future[None]] = []
+        self._open_intents: set[int] = set()
+        self._cleared: list[int] = []
+        self._void: list[tuple[int, int]] = []
+        self._bookmarks: list[Bookmark] = []
+        self._wake: asyncio.Future[None] | None = None
+        self._batch = max(1, min(BATCH, run.window.limit // 4))
+        self._hurry = False
+        self._closing = False
+        self._idle = asyncio.Event()
+        self.commits = 0
+        self.failed: Exception | None = None
+
+    # ------------------------------------------------------------------ what comes in
+
+    def done(self, delivery: Delivery) -> None:
+        """Buffer a root that came through all stages by itself."""
+        self._decide(delivery)
+        weight = weigh(delivery.value)
+        self.run.window.bytes_open += weight - delivery.weight
+        delivery.weight = weight
+        self._bytes += weight
+        self._buffer.append((delivery, None, None, None))
+        if self._wake is not None:
+            self._nudge()
+
+    def settle(self, root: Delivery, ending: Ending | None, rows: list[Delivery], held: dict[Level, int]) -> None:
+        """Buffer a root that ended otherwise. What is returned needs no record."""
+        self._decide(root)
+        if ending is not None and ending.kind == "returned":
+            root.state = RETURNED
+            if root.position in self._open_intents:
+                self._open_intents.discard(root.position)
+                self._cleared.append(root.position)
+            self.run.release(held)
+            self._keep(root, ending)
+            self.run.settled(root, ending)
+            return
+        for row in rows:
+            self._bytes += weigh(row.value)
+        self._buffer.append((root, ending, sorted(rows, key=row_order), held))
+        self._nudge()
+
+    async def intend(self, delivery: Delivery, stage: str) -> None:
+        """Record that a *once* call is about to go out; return when that is durable."""
+        recorded = self.run.loop.create_future()
+        self._intents.append(Intent(delivery.position, stage))
+        self._open_intents.add(delivery.position)
+        self._intended.append(recorded)
+        self._nudge()
+        await recorded
+
+    def passed(self, void: tuple[int, int] | None, bookmark: Bookmark | None) -> None:
+        """Note positions without items, and a place where reading may start again."""
+        if void is not None:
+            self._void.append(void)
+        if bookmark is not None:
+            self._bookmarks.append(bookmark)
+
+    def hurry(self) -> None:
+        """Commit without delay from now on."""
+        self._hurry = True
+        self._nudge()
+
+    # ------------------------------------------------------------------ the task
+
+    def _nudge(self) -> None:
+        if self._wake is not None and not self._wake.done() and self._is_due():
+            self._wake.set_result(None)
+
+    def _is_due(self) -> bool:
+        return (
+            len(self._buffer) >= self._batch
+            or self._bytes >= BATCH_BYTES
+            or bool(self._intents)
+            or (self._hurry and bool(self._buffer))
+            or self._closing
+        )
+
+    async def work(self) -> None:
+        """Commit until closed."""
+        loop = self.run.loop
+        try:
+            while True:
+                if not self._is_due():
+                    self._wake = loop.create_future()
+                    timer = loop.call_later(LINGER, self._linger_over, self._wake)
+                    try:
+                        await self._wake
+                    finally:
+                        timer.cancel()
+                        self._wake = None
+                if self._buffer or self._intents or (self._closing and (self._void or self._bookmarks or self._cleared)):
+                    await self._commit_buffer()
+                elif self._closing:
+                    return
+        finally:
+            self._idle.set()
+
+    @staticmethod
+    def _linger_over(wake: asyncio.Future[None]) -> None:
+        if not wake.done():
+            wake.set_result(None)
+
+    async def close(self) -> None:
+        """Commit what there is and end. Waits for the commit under way."""
+        self._closing = True
+        self._nudge()
+        await self._idle.wait()
+
+    async def _commit_buffer(self) -> None:
+        entries, self._buffer = self._buffer, []
+        intents, self._intents = self._intents, []
+        intended, self._intended = self._intended, []
+        void, self._void = self._void, []
+        bookmarks, self._bookmarks = self._bookmarks, []
+        cleared, self._cleared = self._cleared, []
+        self._bytes = 0
+        try:
+            while True:
+                commit = self._make_commit(entries)
+                commit.intents, commit.void, commit.bookmarks = intents, void, bookmarks
+                commit.cleared = cleared
+                try:
+                    await self.ledger.commit(commit)
+                    break
+                except SinkError as error:
+                    if not self._fail_poisoned(entries, error):
+                        raise
+        except (LedgerError, SinkError) as error:
+            self._lost(entries, error)
+            return
+        self.commits += 1
+        for recorded in intended:
+            if not recorded.done():
+                recorded.set_result(None)
+        self._committed(entries)
+
+    def _fail_poisoned(self, entries: list[Entry], error: SinkError) -> bool:
+        """Turn the entry whose row the sink refused into a failure; False if the error names none of them."""
+        position = getattr(error, "position", None)
+        for number, (root, ending, _, held) in enumerate(entries):
+            if root.position == position and ending is None:
+                entries[number] = (root, Ending("failed", "sink", error), [], held)
+                return True
+        return False
+
+    def _make_commit(self, entries: list[Entry]) -> Commit:
+        rows: list[Row] = []
+        done: list[int] = []
+        skipped: list[int] = []
+        failed: list[DeadLetter] = []
+        for root, ending, made, _ in entries:
+            position = root.position
+            if ending is None:
+                done.append(position)
+                if made is None:
+                    rows.append(Row(position, 0, root.value))
+                else:
+                    rows += [Row(position, child, row.value) for child, row in enumerate(made)]
+            elif ending.kind == "skipped":
+                skipped.append(position)
+            else:
+                failed.append(self._dead_letter(root, ending))
+        return Commit(
+            rows=rows, done=done, skipped=skipped, failed=failed, fingerprint=self.run.fingerprint()
+        )
+
+    def _dead_letter(self, root: Delivery, ending: Ending) -> DeadLetter:
+        error = ending.error
+        assert error is not None
+        body = getattr(error, "body", None)
+        status = getattr(error, "status", None)
+        return DeadLetter(
+            position=root.position,
+            item=self.run.item_text(root.item)[:ITEM_LENGTH],
+            stage=ending.stage,
+            attempts=root.attempts + root.tried,
+            error=type(error).__name__,
+            cause=one_line(error)[:CAUSE_LENGTH],
+            detail=chain_text(error),
+            status=status if isinstance(status, int) else None,
+            body=bytes(body[:BODY_LENGTH]) if isinstance(body, (bytes, bytearray)) else None,
+            in_doubt=ending.in_doubt,
+            effect_sent=root.sent or ending.in_doubt,
+            elapsed=self.run.clock() - root.began if root.began else 0.0,
+            at=time.time(),
+            where=self.run.describe(root.position),
+        )
+
+    def _committed(self, entries: list[Entry]) -> None:
+        run = self.run
+        for root, ending, _, held in entries:
+            root.state = DONE if ending is None else FINAL_STATE[ending.kind]
+            if held:
+                run.release(held)
+            if ending is not None:
+                self._keep(root, ending)
+            run.settled(root, ending)
+        if self._open_intents:
+            self._open_intents.difference_update(root.position for root, _, _, _ in entries)
+
+    def _keep(self, root: Delivery, ending: Ending) -> None:
+        if self._keep_others:
+            self.others.append(outcome_of(root, ending, self.run.clock()))
+
+    def _lost(self, entries: list[Entry], error: Exception) -> None:
+        """The ledger took nothing: give all of it back, and stop."""
+        self.failed = error
+        for root, _, _, held in entries:
+            root.state = RETURNED
+            if held:
+                self.run.release(held)
+            self.run.settled(root, Ending("returned"))
+        self.run.trouble(error)
+
+
+def one_line(error: BaseException) -> str:
+    """Say an error in one line, without control characters that a terminal would obey."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def chain_text(error: BaseException, limit: int = 8192) -> str:
+    """Give the chain of exceptions as text, the last `limit` characters of it."""
+    return "".join(traceback.format_exception(error))[-limit:]
+

@@ -1,0 +1,268 @@
+"""Dispatch: which delivery a stage's next free worker takes.
+
+        accept ─► queue of its key ─► ready ─► take ─► a worker
+                        ▲   │ not admitted
+                        │   ├─► waits for a permit   (at the limit's key; the release wakes it)
+                        └───┴─► waits for a time     (rate or hold; the timer wakes it)
+
+Rules:
+1. Admission is one synchronous step over all limits of a delivery: all of them or none.
+2. Deliveries with the same limit keys share a queue; a queue that must wait blocks no other queue, and costs nothing
+   while it waits. Queues that are ready take turns.
+3. Nothing that waits here holds a permit or a worker.
+4. `take` never waits. A worker that gets nothing parks itself as idle and is woken when there may be something.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from headrace.aio.due import DueHeap
+from headrace.aio.gate import wake_waiters
+from headrace.errors import CallError
+from headrace.item import QUEUED, Delivery
+from headrace.policies import limits as admission
+from headrace.policies.limits import Claim, KeyState, Limit
+
+__all__ = ["Dispatch", "KeyedDispatch"]
+
+Refuse = Callable[[Delivery, CallError], None]
+
+
+class Dispatch:
+    """The queue of a stage without limits."""
+
+    __slots__ = ("_idle", "_loop", "_spare", "_spawn", "is_open", "ready")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, workers: int, spawn: Callable[[], None]) -> None:
+        self._loop = loop
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._spare = workers  # those not started yet: ten items need no hundred tasks
+        self._spawn = spawn
+        self.ready: deque[Delivery] = deque()
+        self.is_open = True
+
+    def __len__(self) -> int:
+        return len(self.ready)
+
+    def accept(self, delivery: Delivery) -> None:
+        """Queue a delivery."""
+        self.ready.append(delivery)
+        if self._idle or self._spare:
+            self._wake_one()
+
+    def accept_all(self, deliveries: Sequence[Delivery]) -> None:
+        """Queue several."""
+        self.ready.extend(deliveries)
+        for _ in range(min(len(self._idle) + self._spare, len(deliveries))):
+            self._wake_one()
+
+    def take(self, now: float) -> Delivery | None:
+        """Give the next delivery that may start now, admitted; None where there is none."""
+        ready = self.ready
+        while ready and self.is_open:
+            delivery = ready.popleft()
+            if delivery.state == QUEUED:  # else it was settled while it queued
+                return delivery
+        return None
+
+    def open(self) -> None:
+        """Let workers take again."""
+        self.is_open = True
+        self.wake_all()
+        for _ in range(min(self._spare, len(self))):
+            self._wake_one()
+
+    def close(self) -> None:
+        """Let workers take no more; what is queued stays."""
+        self.is_open = False
+
+    def drain(self) -> list[Delivery]:
+        """Take out all that is queued."""
+        left = [delivery for delivery in self.ready if delivery.state == QUEUED]
+        self.ready.clear()
+        return left
+
+    # ------------------------------------------------------------------ idle workers
+
+    def idle(self) -> asyncio.Future[None]:
+        """Give a future that is done when there may be something to take."""
+        future = self._loop.create_future()
+        self._idle.append(future)
+        return future
+
+    def wake_all(self) -> None:
+        """Wake all idle workers."""
+        while self._idle:
+            self._wake_one()
+
+    def _wake_one(self) -> None:
+        while self._idle:
+            future = self._idle.pop()
+            if not future.done():
+                future.set_result(None)
+                return
+        if self._spare and self.is_open:
+            self._spare -= 1
+            self._spawn()
+
+
+class KeyQueue:
+    """The deliveries of one combination of limit keys.
+
+    `waiting_at` is the key whose permit it waits for; `woken_by` the one whose freed permit it was offered last. An
+    offer that it cannot use goes on to the next in line, or that permit would lie idle.
+    """
+
+    __slots__ = ("dispatch", "is_ready", "items", "key", "waiting_at", "woken_by")
+
+    def __init__(self, dispatch: KeyedDispatch, key: Any) -> None:
+        self.dispatch = dispatch
+        self.key = key
+        self.items: deque[Delivery] = deque()
+        self.is_ready = False
+        self.waiting_at: KeyState | None = None
+        self.woken_by: KeyState | None = None
+
+    def permit_freed(self, state: KeyState) -> None:
+        self.waiting_at = None
+        self.woken_by = state
+        self.dispatch.queue_ready(self)
+
+    def pass_on(self) -> None:
+        """Offer a permit that was offered to this queue, and that it did not use, to the next in line."""
+        if self.woken_by is not None:
+            state, self.woken_by = self.woken_by, None
+            wake_waiters((state,))
+
+
+class KeyedDispatch(Dispatch):
+    """The queues of a stage with limits, one for each combination of keys."""
+
+    __slots__ = ("_limits", "_queued", "_queues", "_ready_queues", "_refuse", "_timed")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        workers: int,
+        spawn: Callable[[], None],
+        limits: Sequence[Limit],
+        refuse: Refuse,
+    ) -> None:
+        super().__init__(loop, workers, spawn)
+        self._limits = tuple(limits)
+        self._refuse = refuse
+        self._queues: dict[Any, KeyQueue] = {}
+        self._ready_queues: deque[KeyQueue] = deque()
+        self._timed: DueHeap[KeyQueue] = DueHeap(loop, self.queue_ready)
+        self._queued = 0
+
+    def __len__(self) -> int:
+        return self._queued
+
+    @property
+    def held(self) -> int:
+        """How many deliveries wait for a permit, a rate or a hold."""
+        ready = sum(len(queue.items) for queue in self._ready_queues)
+        return self._queued - ready
+
+    def accept(self, delivery: Delivery) -> None:
+        try:
+            claims = admission.claim(self._limits, delivery.value)
+        except CallError as error:
+            self._refuse(delivery, error)
+            return
+        delivery.claims = claims
+        key = claims[0].state if len(claims) == 1 else tuple([claim.state for claim in claims])
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = KeyQueue(self, key)
+            queue.items.append(delivery)
+            self._queued += 1
+            self.queue_ready(queue)
+            return
+        queue.items.append(delivery)
+        self._queued += 1
+        if queue.is_ready and (self._idle or self._spare):
+            self._wake_one()
+
+    def accept_all(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            self.accept(delivery)
+
+    def queue_ready(self, queue: KeyQueue) -> None:
+        """Put a queue in line for admission."""
+        if not queue.is_ready:
+            queue.is_ready = True
+            self._ready_queues.append(queue)
+            for _ in range(min(len(self._idle) + self._spare, len(queue.items))):
+                self._wake_one()
+
+    def take(self, now: float) -> Delivery | None:
+        lines = self._ready_queues
+        while lines and self.is_open:
+            queue = lines.popleft()
+            queue.is_ready = False
+            items = queue.items
+            while items and items[0].state != QUEUED:
+                self._queued -= 1
+                admission.drop(items.popleft().claims)
+            if not items:
+                self._forget(queue)
+                queue.pass_on()
+                continue
+            claims = items[0].claims
+            wait = admission.admit(claims, now)
+            if wait == 0.0:
+                self._queued -= 1
+                queue.woken_by = None
+                delivery = items.popleft()
+                if items:
+                    queue.is_ready = True
+                    lines.append(queue)
+                else:
+                    self._forget(queue)
+                return delivery
+            self._wait(queue, claims, wait, now)
+        return None
+
+    def _wait(self, queue: KeyQueue, claims: list[Claim], wait: float, now: float) -> None:
+        if math.isinf(wait):
+            state = admission.blocked(claims, now)
+            if state is not None:
+                queue.waiting_at = state
+                if queue.woken_by is state:
+                    queue.woken_by = None
+                state.waiters.append(queue)
+                queue.pass_on()
+                return
+            wait = 0.001
+        self._timed.push(now + wait, queue)
+        queue.pass_on()
+
+    def _forget(self, queue: KeyQueue) -> None:
+        del self._queues[queue.key]
+
+    def drain(self) -> list[Delivery]:
+        left: list[Delivery] = []
+        self._timed.drain()
+        queues, self._queues = self._queues, {}
+        self._ready_queues.clear()
+        self._queued = 0
+        for queue in queues.values():
+            if queue.waiting_at is not None:
+                state = queue.waiting_at
+                queue.waiting_at = None
+                state.waiters.remove(queue)
+            for delivery in queue.items:
+                admission.drop(delivery.claims)
+                delivery.claims = None
+                if delivery.state == QUEUED:
+                    left.append(delivery)
+            queue.items.clear()
+            queue.pass_on()
+        return left

@@ -1,0 +1,209 @@
+"""Where deliveries leave a run that keeps no ledger: counted, collected, or handed to a consumer.
+
+Rules:
+1. An exit makes each root's one move to a final state, and gives its place in the window back when it is really over:
+   for a consumer, when the outcome was consumed.
+2. The durable exit is the committer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from headrace.engine.lineage import Ending, row_order
+from headrace.engine.window import Level
+from headrace.item import (
+    DECIDED,
+    DONE,
+    FAILED,
+    LIFE_CYCLE,
+    RETURNED,
+    SKIPPED,
+    Delivery,
+    Done,
+    Failed,
+    Outcome,
+    Returned,
+    Skipped,
+)
+
+if TYPE_CHECKING:
+    from headrace.engine.run import Run
+
+__all__ = ["CollectExit", "CountExit", "Exit", "StreamExit", "outcome_of"]
+
+NOTHING_HELD: dict[Level, int] = {}
+FINAL_STATE = {"failed": FAILED, "skipped": SKIPPED, "returned": RETURNED}
+
+
+def outcome_of(root: Delivery, ending: Ending | None, now: float, value: Any = None) -> Outcome[Any]:
+    """Make the outcome of a root that ended so at `now`."""
+    attempts = root.attempts + root.tried
+    elapsed = now - root.began if root.began else 0.0
+    if ending is None:
+        return Done(root.item, value, root.position, attempts, elapsed)
+    if ending.kind == "failed":
+        assert ending.error is not None
+        return Failed(root.item, ending.error, root.position, attempts, elapsed, ending.stage)
+    if ending.kind == "skipped":
+        return Skipped(root.item, ending.reason, root.position, attempts, elapsed)
+    return Returned(root.item, root.position, attempts, elapsed)
+
+
+class Exit:
+    """What all exits do: the final move of a root, and its place given back."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def done(self, delivery: Delivery) -> None:
+        """Take a root that came through all stages by itself."""
+        raise NotImplementedError
+
+    def settle(self, root: Delivery, ending: Ending | None, rows: list[Delivery], held: dict[Level, int]) -> None:
+        """Take a root that ended otherwise: with children, in a batch, or without a value."""
+        raise NotImplementedError
+
+    def _decide(self, root: Delivery) -> None:
+        if DECIDED not in LIFE_CYCLE[root.state]:
+            root.move(DECIDED)  # raises, and says from where
+        root.state = DECIDED
+
+    async def close(self) -> None:
+        """Finish what is buffered."""
+
+
+class CountExit(Exit):
+    """Drops values and counts."""
+
+    def done(self, delivery: Delivery) -> None:
+        """Count it."""
+        self._decide(delivery)
+        delivery.state = DONE
+        self.run.settled(delivery, None)
+
+    def settle(self, root: Delivery, ending: Ending | None, rows: list[Delivery], held: dict[Level, int]) -> None:
+        """Count it."""
+        self._decide(root)
+        root.state = DONE if ending is None else FINAL_STATE[ending.kind]
+        self.run.release(held)
+        self.run.settled(root, ending)
+
+
+class CollectExit(Exit):
+    """Keeps every outcome, for `map`. Values are kept as deliveries; `Outcomes` makes outcome objects when asked."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self.deliveries: list[Delivery] = []
+        self.others: list[Outcome[Any]] = []
+
+    def done(self, delivery: Delivery) -> None:
+        """Keep it."""
+        if DECIDED not in LIFE_CYCLE[delivery.state]:
+            delivery.move(DECIDED)
+        delivery.state = DONE
+        run = self.run
+        delivery.ended = run.clock()
+        self.deliveries.append(delivery)
+        run.settled(delivery, None)
+
+    def settle(self, root: Delivery, ending: Ending | None, rows: list[Delivery], held: dict[Level, int]) -> None:
+        """Keep it."""
+        self._decide(root)
+        root.state = DONE if ending is None else FINAL_STATE[ending.kind]
+        if ending is None:
+            root.ended = self.run.clock()
+            self.deliveries.append(root)
+        else:
+            self.others.append(outcome_of(root, ending, self.run.clock()))
+        self.run.release(held)
+        self.run.settled(root, ending)
+
+
+class StreamExit(Exit):
+    """Hands outcomes to a consumer; an item is settled when its outcome is consumed."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        # Root, how it ended, the outcome to hand over, what the root holds; `held` is None on all but a root's last entry.
+        self._ready: deque[tuple[Delivery, Ending | None, Outcome[Any] | None, dict[Level, int] | None]] = deque()
+        self._consumer: asyncio.Future[None] | None = None
+        self._closed = False
+
+    def done(self, delivery: Delivery) -> None:
+        """Offer it."""
+        if DECIDED not in LIFE_CYCLE[delivery.state]:
+            delivery.move(DECIDED)
+        delivery.state = DECIDED
+        began = delivery.began
+        outcome = Done(
+            delivery.item,
+            delivery.value,
+            delivery.position,
+            delivery.attempts + delivery.tried,
+            self.run.clock() - began if began else 0.0,
+        )
+        self._ready.append((delivery, None, outcome, NOTHING_HELD))
+        if self._consumer is not None:
+            self._wake()
+
+    def settle(self, root: Delivery, ending: Ending | None, rows: list[Delivery], held: dict[Level, int]) -> None:
+        """Offer it: one outcome for each delivery that left the flow, the root's place going with the last."""
+        self._decide(root)
+        now = self.run.clock()
+        if ending is not None and ending.kind == "returned":
+            root.state = RETURNED
+            self.run.release(held)
+            self.run.settled(root, ending)
+            return
+        outcomes: list[Outcome[Any] | None]
+        if ending is None:
+            ordered = sorted(rows, key=row_order)
+            outcomes = [Done(r.item, r.value, r.position, r.attempts + r.tried, now - r.began) for r in ordered]
+        else:
+            outcomes = [outcome_of(root, ending, now)]
+        for outcome in outcomes[:-1]:
+            self._ready.append((root, None, outcome, None))
+        # A root that gave no row has nothing to consume; its place is given back when the consumer gets there.
+        self._ready.append((root, ending, outcomes[-1] if outcomes else None, held))
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._consumer is not None and not self._consumer.done():
+            self._consumer.set_result(None)
+
+    def finish(self) -> None:
+        """No more will come."""
+        self._closed = True
+        self._wake()
+
+    async def next(self) -> Outcome[Any] | None:
+        """Wait for the next outcome; None at the end. The item of what is given counts as settled."""
+        while True:
+            while self._ready:
+                root, ending, outcome, held = self._ready.popleft()
+                if held is not None:
+                    root.state = DONE if ending is None else FINAL_STATE[ending.kind]
+                    self.run.release(held)
+                    self.run.settled(root, ending)
+                if outcome is not None:
+                    return outcome
+            if self._closed:
+                return None
+            self._consumer = self.run.loop.create_future()
+            try:
+                await self._consumer
+            finally:
+                self._consumer = None
+
+    def give_back_unconsumed(self) -> None:
+        """Return what was not consumed: the consumer has left."""
+        while self._ready:
+            root, _, _, held = self._ready.popleft()
+            if held is not None:
+                self.run.release(held)
+                root.state = RETURNED
+                self.run.settled(root, Ending("returned"))

@@ -1,0 +1,141 @@
+"""Roots and what becomes of them: children of a fan-out, batches, and the one settlement of each source item.
+
+Rules:
+1. The source item (the root) is the unit of durability: it settles once, when everything made of it has ended.
+2. One failed child fails its root; the rows of its other children are then dropped, not recorded.
+3. The members of a batch end together, in one synchronous step, so that they commit together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from headrace.engine.window import Level
+from headrace.item import DECIDED, FINAL, SPREAD, Delivery
+
+__all__ = ["Batch", "Child", "Ending", "Family", "begin_family", "complete", "is_doomed", "row_order"]
+
+
+class Ending:
+    """How a delivery ended, if not with a value: `kind` is "failed", "skipped" or "returned"."""
+
+    __slots__ = ("error", "in_doubt", "kind", "reason", "stage")
+
+    def __init__(
+        self, kind: str, stage: str = "", error: Exception | None = None, reason: str = "", in_doubt: bool = False
+    ) -> None:
+        self.kind = kind
+        self.stage = stage
+        self.error = error
+        self.reason = reason
+        self.in_doubt = in_doubt
+
+
+class Child(Delivery):
+    """A delivery that a fan-out made. `index` numbers it among its siblings."""
+
+    __slots__ = ("index",)
+
+    def __init__(self, parent: Delivery, index: int, value: Any, seq: int) -> None:
+        super().__init__(parent.position, parent.item, seq, parent)
+        self.index = index
+        self.value = value
+        self.sent = parent.sent
+
+
+class Batch(Delivery):
+    """A delivery that stands for several, its `members`; its value is the list of theirs."""
+
+    __slots__ = ("members",)
+
+    def __init__(self, members: list[Delivery], seq: int) -> None:
+        first = members[0]
+        super().__init__(first.position, [member.item for member in members], seq, first)
+        self.members = members
+        self.value = [member.value for member in members]
+        self.sent = any(member.sent for member in members)
+
+
+class Family:
+    """The children of one delivery: how many are under way, what they gave, and how the first bad one ended."""
+
+    __slots__ = ("bad", "closed", "held", "pending", "rows")
+
+    def __init__(self) -> None:
+        self.pending = 0
+        self.closed = False
+        self.rows: list[Delivery] = []
+        self.held: dict[Level, int] = {}
+        self.bad: Ending | None = None
+
+
+Settle = Callable[[Delivery, "Ending | None", list[Delivery], "dict[Level, int]"], None]
+
+
+def begin_family(parent: Delivery) -> Family:
+    """Make `parent` wait for its children."""
+    parent.move(SPREAD)
+    parent.more = family = Family()
+    return family
+
+
+def is_doomed(delivery: Delivery) -> bool:
+    """Whether a sibling of this delivery, or of one it descends from, has failed: calling on is pointless."""
+    while delivery.origin is not None:
+        parent = delivery.origin
+        if type(delivery) is Child and parent.more is not None and parent.more.bad is not None:
+            return True
+        delivery = parent
+    return False
+
+
+def complete(
+    delivery: Delivery, ending: Ending | None, rows: list[Delivery], held: dict[Level, int], settle: Settle
+) -> None:
+    """End a delivery and, with the last of a family or a batch, what it was made of. `settle` gets each root."""
+    if type(delivery) is Batch:
+        delivery.move(DECIDED)
+        for member in delivery.members:
+            complete(member, ending, rows, held, settle)
+            rows, held = [], {}
+        return
+    if type(delivery) is not Child:
+        settle(delivery, ending, rows, held)
+        return
+    delivery.move(DECIDED)
+    parent = delivery.origin
+    assert parent is not None
+    family: Family = parent.more
+    family.rows += rows
+    for level, count in held.items():
+        family.held[level] = family.held.get(level, 0) + count
+    if ending is not None and ending.kind != "skipped" and family.bad is None:
+        family.bad = ending
+    family.pending -= 1
+    close_if_over(parent, settle)
+
+
+def close_if_over(parent: Delivery, settle: Settle) -> None:
+    """End `parent` if all its children have."""
+    family: Family = parent.more
+    if family.closed and family.pending == 0 and parent.state not in FINAL:
+        complete(parent, family.bad, [] if family.bad else family.rows, family.held, settle)
+
+
+def row_order(row: Delivery) -> tuple[int, ...]:
+    """Order the rows of one root as its fan-outs gave them."""
+    order: list[int] = []
+    delivery: Delivery | None = row
+    while delivery is not None:
+        if type(delivery) is Child:
+            order.append(delivery.index)
+        delivery = delivery.origin
+    return tuple(reversed(order))
+
+
+def child_path(delivery: Delivery) -> str:
+    """Name a delivery among what its root was fanned out into: "" for the root, else "3" or "3.1"."""
+    return ".".join(map(str, row_order(delivery)))
+
+

@@ -1,0 +1,797 @@
+"""A run: its states, its accounting, and what holds its parts together.
+
+    opening ─► running ⇄ paused ─► draining ─► cancelling ─► flushing ─► closed
+
+Rules:
+1. The run lives in one task of its own. Whoever waits for it and is cancelled asks it to stop; nobody cancels it.
+2. Every taken item is settled, parked or returned when the run closes, and the sum is checked.
+3. Draining lets running calls finish and takes no more; cancelling ends them. An item whose *once* call went out is
+   carried through a drain to its settlement.
+4. No task, thread, socket or file outlives the run, but for calls that cannot be stopped: these are counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+from typing import Any
+
+from headrace.aio.due import DueHeap
+from headrace.aio.sweep import DeadlineSweep
+from headrace.aio.tasks import TaskOwner
+from headrace.engine.batch import Gatherer, Tap
+from headrace.engine.bus import Bus
+from headrace.engine.committer import Committer, one_line
+from headrace.engine.exits import Exit
+from headrace.engine.fanout import collecting
+from headrace.engine.intake import Intake
+from headrace.engine.lineage import Ending, Family, close_if_over, complete
+from headrace.engine.resources import open_resource
+from headrace.engine.stage import PATIENCE, Caller, Slot, carry
+from headrace.engine.window import Level, Window, weigh
+from headrace.errors import EngineError, HeadraceError, InDoubt, LaneError, LedgerError, SinkError
+from headrace.events import (
+    AttemptFailed,
+    ItemSettled,
+    KeyHeld,
+    RunFinished,
+    RunStarted,
+    RunStateChanged,
+    StageStatistics,
+    Statistics,
+    StatisticsSampled,
+)
+from headrace.item import DECIDED, FINAL, SPREAD, Delivery
+from headrace.plan import Plan, RunOptions
+from headrace.policies import limits as admission
+from headrace.policies.deadlines import FailureCap
+from headrace.ports import Chunk, JobState, Lane, Ledger, Replayable, Shared, Subscriber
+from headrace.report import FailureCause, Report, StageReport
+
+__all__ = ["Run"]
+
+Node = Caller | Gatherer | Tap
+#: How often listeners get the run's statistics, in seconds.
+SAMPLE_EVERY = 0.25
+
+
+class Run:
+    """One run of a plan."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        options: RunOptions,
+        *,
+        make_lane: Callable[[Any, Callable[[HeadraceError], None]], Lane],
+        make_exit: Callable[[Run], Exit],
+        ledger: Ledger | None = None,
+        state: JobState | None = None,
+        subscribers: Sequence[Subscriber] = (),
+        rng: Random | None = None,
+    ) -> None:
+        self.plan = plan
+        self.options = options
+        self.loop = asyncio.get_running_loop()
+        self.clock = self.loop.time
+        self.rng = rng or Random()
+        self.ledger = ledger
+        self.job_state = state
+        self.generation = state.generation if state is not None else ""
+        self.window = Window(plan.window(options.window), plan.levels, options.window_bytes)
+        self.roots = self.window.roots
+        self.sweep = DeadlineSweep(self.loop, self._limited_slots, self._expired)
+        self.breathe_at = 0.0
+        self.bus: Bus | None = Bus(self.loop, subscribers) if subscribers else None
+        self.workers = TaskOwner(self._task_failed)
+        self._tasks = TaskOwner(self._task_failed)
+        self._make_lane = make_lane
+        self._repeats: DueHeap[tuple[Caller, Delivery]] = DueHeap(self.loop, self._repeat_due)
+        self._late: DueHeap[tuple[Caller, Delivery]] = DueHeap(self.loop, self._late_due)
+        # states
+        self.state = "opening"
+        self.is_stopping = False
+        self.stopped: str | None = None
+        self.signal: int | None = None
+        self._resumable_stop = False  # whether the stop leaves the run unfinished, as `take` does not
+        self._over = asyncio.Event()
+        self._timers: list[asyncio.TimerHandle] = []
+        # accounts
+        self.taken = self.done = self.failed = self.skipped = self.returned = 0
+        self.began = self.clock()
+        self._causes: dict[tuple[str, str], FailureCause] = {}
+        self._warnings: list[str] = list(state.warnings) if state is not None else []
+        self._trouble: BaseException | None = None
+        self._cap = FailureCap(options.max_failures) if options.max_failures is not None else None
+        self._in_doubt = {intent.position for intent in state.intents} if state is not None else set()
+        # parts
+        self.nodes: list[Node] = []
+        self.exit = make_exit(self)
+        self._build()
+        self.intake = Intake(
+            self, state.settled if state is not None else (), state.bookmark if state is not None else None
+        )
+
+    def _build(self) -> None:
+        levels = iter(self.window.levels)
+        level = next(levels)
+        for spec in self.plan.stages:
+            below = next(levels) if spec.kind in ("flat_map", "batch") else level
+            if spec.kind == "batch":
+                self.nodes.append(Gatherer(self, spec, level, below))
+            elif spec.kind in ("take", "until"):
+                self.nodes.append(Tap(self, spec))
+            else:
+                lane = self._make_lane(spec, self.trouble)
+                self.nodes.append(Caller(self, spec, lane, level, below))
+            level = below
+        for node, following in zip(self.nodes, self.nodes[1:], strict=False):
+            node.forward = self._carrier(following) if isinstance(node, Caller) else following.accept
+        self._has_order = any(level.reorders for level in self.window.levels)
+
+    def _carrier(self, following: Node) -> Callable[[Delivery], None]:
+        def forward(delivery: Delivery) -> None:
+            carry(delivery, self)
+            following.accept(delivery)
+
+        return forward
+
+    @property
+    def callers(self) -> list[Caller]:
+        """The stages that call functions."""
+        return [node for node in self.nodes if isinstance(node, Caller)]
+
+    # ------------------------------------------------------------------ the life of a run
+
+    async def execute(self) -> Report:
+        """Run to the end and give the report. Never cancelled from outside: see `request_stop`, `request_cancel`.
+
+        Raises what kept it from opening: then nothing has moved.
+        """
+        async with contextlib.AsyncExitStack() as resources:
+            await self._open(resources)
+            self._set_state("running")
+            self._start()
+            await self._over.wait()
+            await self._close()
+        return self.report()
+
+    async def _open(self, resources: contextlib.AsyncExitStack) -> None:
+        shared: dict[Any, Any] = {}
+        for caller in self.callers:
+            spec = caller.spec
+            own: dict[str, Callable[[], Any]] = {}
+            opened: dict[str, Any] = {}
+            for key, factory in spec.uses.items():
+                if spec.lane != "loop" and not isinstance(factory, Shared):
+                    own[key] = factory
+                    continue
+                if factory not in shared:
+                    shared[factory] = await self._open_resource(resources, key, factory)
+                opened[key] = shared[factory]
+            from_fn = spec.fn
+            assert from_fn is not None
+            if spec.kind == "flat_map":
+                from_fn = collecting(from_fn, spec.fanout)
+            caller.bind(caller.lane.bind(from_fn, opened, own))
+
+    async def _open_resource(
+        self, resources: contextlib.AsyncExitStack, key: str, factory: Callable[[], Any]
+    ) -> Any:
+        try:
+            return await open_resource(resources, factory)
+        except HeadraceError:
+            raise
+        except Exception as error:
+            raise LaneError(f"uses={key!r} could not be opened: {type(error).__name__}: {error}") from error
+
+    def _start(self) -> None:
+        self.began = self.clock()
+        self.breathe_at = self.began
+        if self.bus is not None:
+            state, source = self.job_state, self.plan.source
+            self.bus.emit(
+                RunStarted(
+                    time.time(),
+                    self.options.job,
+                    [caller.spec.name for caller in self.callers],
+                    self.window.limit,
+                    source.total() if isinstance(source, Replayable) else None,
+                    state.done + state.failed + state.skipped if state is not None else 0,
+                    getattr(self.plan.sink, "place", None),
+                )
+            )
+            self._sample()
+        if isinstance(self.exit, Committer):
+            self._tasks.start(self.exit.work(), "headrace committer")
+        self._intake_task = self._tasks.start(self.intake.read(), "headrace intake")
+        if self.options.within is not None:
+            self._later(self.options.within, self.request_stop, f"within={self.options.within:g} s is over")
+
+    async def _close(self) -> None:
+        self._set_state("flushing")
+        for timer in self._timers:
+            timer.cancel()
+        self.sweep.stop()
+        self._repeats.drain()
+        self._late.drain()
+        for caller in self.callers:
+            caller.ended = True
+            caller.dispatch.wake_all()
+        await self.exit.close()
+        left = await self.workers.cancel(PATIENCE) if len(self.workers) else 0
+        left += await self._tasks.cancel(PATIENCE) if len(self._tasks) else 0
+        for caller in self.callers:
+            left += await caller.lane.close(0.0 if caller.lane.abandoned else 1.0)
+        self.abandoned = left
+        await self._finish_ledger()
+        if self.bus is not None:
+            self._set_state("closed")
+            self.bus.emit(StatisticsSampled(time.time(), self.statistics()))
+            self.bus.emit(RunFinished(time.time(), self.report().as_dict()))
+            self.bus.flush()
+            self._warnings += self.bus.dropped
+        self.state = "closed"
+
+    async def _finish_ledger(self) -> None:
+        if self.ledger is None:
+            return
+        report = self.report()
+        try:
+            if not isinstance(self.exit, Committer) or self.exit.failed is None:
+                complete_job = self.intake.exhausted and not report.returned and not report.parked
+                await self.ledger.finish(report.exit_code, complete=complete_job, report=report.as_dict())
+        except (LedgerError, SinkError) as error:
+            self.trouble(error)
+
+    abandoned = 0
+
+    # ------------------------------------------------------------------ stopping
+
+    def request_stop(self, reason: str, signal: int | None = None) -> None:
+        """Drain: let running calls finish, take no more. Asked again while draining, cancel."""
+        if self.state in ("draining", "cancelling", "flushing", "closed"):
+            if signal is not None:
+                self.signal = self.signal or signal
+            if self.state == "draining":
+                self.request_cancel(reason, signal)
+            return
+        self._note_stop(reason, signal)
+        self._set_state("draining", reason)
+        self._stop_taking()
+        self._later(self.options.grace, self.request_cancel, f"grace of {self.options.grace:g} s is over")
+        self._check_over()
+
+    def request_cancel(self, reason: str, signal: int | None = None) -> None:
+        """Cancel the running calls; what was decided is still committed."""
+        if self.state in ("cancelling", "flushing", "closed"):
+            return
+        self._note_stop(reason, signal)
+        already = self.is_stopping
+        self._set_state("cancelling", reason)
+        if not already:
+            self._stop_taking()
+        for caller in self.callers:
+            for slot in tuple(caller.slots):
+                caller.stop(slot)
+        self._later(PATIENCE, self._give_up_stuck)
+        self.exit_unconsumed()
+        self._check_over()
+
+    def exit_unconsumed(self) -> None:
+        """Take back what a consumer has not consumed."""
+        give_back = getattr(self.exit, "give_back_unconsumed", None)
+        if give_back is not None:
+            give_back()
+
+    def stop_source(self, reason: str) -> None:
+        """Take no more items; what is open finishes, and the run ends as if the source had."""
+        if not self.intake.ended:
+            self.stopped = self.stopped or reason
+            self.intake.stop()
+            self._intake_task.cancel()
+
+    def trouble(self, error: BaseException) -> None:
+        """Note a trouble of the run itself, the first one, and stop: at once where nothing can be recorded any more."""
+        if self._trouble is None:
+            self._trouble = error
+        self._resumable_stop = True
+        reason = one_line(error)
+        if isinstance(error, (LedgerError, SinkError, LaneError, EngineError)):
+            self.request_cancel(reason)
+        else:
+            self.stop_source(reason)
+
+    def warn(self, text: str) -> None:
+        """Add a warning to the report."""
+        self._warnings.append(text)
+
+    def pause(self) -> None:
+        """Start no more calls until `resume`; running ones finish."""
+        if self.state == "running":
+            self._set_state("paused")
+            self.intake.pause()
+            for caller in self.callers:
+                caller.dispatch.close()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        if self.state == "paused":
+            self._set_state("running")
+            self.intake.resume()
+            for caller in self.callers:
+                caller.dispatch.open()
+
+    def _note_stop(self, reason: str, signal: int | None) -> None:
+        self.stopped = self.stopped or reason
+        self.signal = self.signal or signal
+        self._resumable_stop = True
+
+    def _stop_taking(self) -> None:
+        self.is_stopping = True
+        self.intake.resume()
+        self.intake.stop()
+        if self.state != "opening" and hasattr(self, "_intake_task"):
+            self._intake_task.cancel()
+        for level in self.window.levels:
+            level.close()
+        for node in self.nodes:
+            if isinstance(node, Caller):
+                self._drain_caller(node)
+            elif isinstance(node, Gatherer):
+                for member in node.drain():
+                    self.give_back(member)
+        waiting = [*self._repeats.drain()]
+        for caller, delivery in waiting:
+            if delivery.sent:
+                caller.retry_due(delivery)
+            else:
+                caller.waiting -= 1
+                self.give_back(delivery)
+        if isinstance(self.exit, Committer):
+            self.exit.hurry()
+
+    def _drain_caller(self, caller: Caller) -> None:
+        carried = []
+        for delivery in caller.dispatch.drain():
+            if delivery.sent and self.state == "draining":
+                carried.append(delivery)
+            else:
+                self.give_back(delivery)
+        caller.dispatch.open()
+        for delivery in carried:
+            caller.dispatch.accept(delivery)
+
+    def _give_up_stuck(self) -> None:
+        """Go on without the calls that do not end although they were cancelled."""
+        for caller in self.callers:
+            for slot in tuple(caller.slots):
+                if slot.task is not None and not slot.task.done() and slot.delivery is not None:
+                    caller.give_up(slot, None)
+        self._check_over()
+
+    def _check_over(self) -> None:
+        if self.intake.ended and self.roots.open == 0:
+            self._over.set()
+            finish = getattr(self.exit, "finish", None)
+            if finish is not None:
+                finish()
+
+    def intake_over(self) -> None:
+        """The source is read to its end, or was stopped."""
+        if isinstance(self.exit, Committer):
+            self.exit.hurry()
+        self.flush_batches()
+        self._check_over()
+
+    def window_full(self) -> None:
+        """The intake waits for room: batches that wait for more than can come go on."""
+        self.flush_batches()
+
+    def flush_batches(self) -> None:
+        """Let those batches go on that nothing more can reach now."""
+        upstream_busy = False
+        for node in self.nodes:
+            if isinstance(node, Caller):
+                upstream_busy = upstream_busy or node.is_busy
+            elif isinstance(node, Gatherer):
+                if not upstream_busy and node.members:
+                    node.flush()
+                    upstream_busy = True
+        self._flush_when_idle = any(isinstance(node, Gatherer) and node.members for node in self.nodes)
+
+    _flush_when_idle = False
+
+    # ------------------------------------------------------------------ how deliveries end
+
+    def leave(self, delivery: Delivery) -> None:
+        """Take a delivery that came through all stages."""
+        if delivery.origin is None:
+            self.exit.done(delivery)
+            return
+        root = delivery.origin
+        while root.origin is not None:
+            root = root.origin
+        weight = weigh(delivery.value)
+        root.weight += weight
+        self.window.bytes_open += weight - delivery.weight
+        delivery.weight = 0
+        complete(delivery, None, [delivery], {}, self.settle)
+
+    def fail(
+        self, delivery: Delivery, stage: str, error: Exception, *, in_doubt: bool = False, final: bool = False
+    ) -> None:
+        """Fail a delivery, and with it its root."""
+        if in_doubt and not isinstance(error, InDoubt):
+            raised = InDoubt(f"the call may have taken effect, and its end is unknown: {one_line(error)}")
+            raised.__cause__ = error
+            error = raised
+        self._end(delivery, Ending("failed", stage, error, in_doubt=in_doubt))
+
+    def skip(self, delivery: Delivery, reason: str) -> None:
+        """Settle a delivery as skipped."""
+        self._end(delivery, Ending("skipped", reason=reason))
+
+    def drop(self, delivery: Delivery) -> None:
+        """End a child whose root has failed already."""
+        self._end(delivery, Ending("skipped", reason="its item has failed"))
+
+    def give_back(self, delivery: Delivery) -> None:
+        """Return a delivery to the source; one whose *once* call went out is in doubt instead."""
+        if delivery.state in FINAL or delivery.state in (SPREAD, DECIDED):
+            return
+        if delivery.sent:
+            stopped = InDoubt("the run was cancelled when the call had gone out; its end is unknown")
+            self._end(delivery, Ending("failed", "run", stopped, in_doubt=True))
+        else:
+            self._end(delivery, Ending("returned"))
+
+    def _end(self, delivery: Delivery, ending: Ending) -> None:
+        if not self._has_order:
+            complete(delivery, ending, [], {}, self.settle)
+            return
+        reorders = self._level_of(delivery).reorders
+        for reorder in reorders[:-1]:
+            reorder.passes(delivery, None)
+        if ending.kind == "returned" or not reorders:
+            for reorder in reorders[-1:]:
+                reorder.passes(delivery, None)
+            complete(delivery, ending, [], {}, self.settle)
+        elif not reorders[-1].passes(delivery, lambda: complete(delivery, ending, [], {}, self.settle)):
+            complete(delivery, ending, [], {}, self.settle)
+
+    def _level_of(self, delivery: Delivery) -> Level:
+        depth = 0
+        while delivery.origin is not None:
+            delivery = delivery.origin
+            depth += 1
+        return self.window.levels[depth]
+
+    def settle(
+        self, root: Delivery, ending: Ending | None, rows: list[Delivery], held: dict[Level, int]
+    ) -> None:
+        """Pass a root on to the exit."""
+        self.exit.settle(root, ending, rows, held)
+
+    def stop_family(self, parent: Delivery) -> None:
+        """Let no more children of `parent` in: it failed, or the run stops."""
+        family: Family = parent.more
+        family.closed = True
+        if family.bad is None:
+            family.bad = Ending("returned")
+
+    def close_family(self, parent: Delivery) -> None:
+        """End `parent` if all its children have."""
+        close_if_over(parent, self.settle)
+
+    def release(self, held: Mapping[Level, int]) -> None:
+        """Give back the window places of a root's descendants."""
+        for level, count in held.items():
+            for _ in range(count):
+                level.leave()
+
+    # ------------------------------------------------------------------ accounts
+
+    def taken_in(self, deliveries: list[Delivery], chunk: Chunk) -> None:
+        """Take a chunk's deliveries into the first stage."""
+        self.taken += len(deliveries)
+        if isinstance(self.exit, Committer):
+            self._note_passed(chunk)
+            if self._in_doubt:
+                deliveries = [d for d in deliveries if not self._was_in_doubt(d)]
+        for delivery in deliveries:
+            weight = weigh(delivery.item)
+            if weight:
+                delivery.weight = weight
+                self.window.bytes_open += weight
+        first = self.nodes[0] if self.nodes else None
+        if isinstance(first, Caller):
+            if self.is_stopping:
+                for delivery in deliveries:
+                    self.give_back(delivery)
+            else:
+                first.dispatch.accept_all(deliveries)
+            return
+        accept = first.accept if first is not None else self.leave
+        for delivery in deliveries:
+            accept(delivery)
+
+    def _note_passed(self, chunk: Chunk) -> None:
+        assert isinstance(self.exit, Committer)
+        if chunk.positions is None:
+            self.exit.passed(None, chunk.bookmark)
+            return
+        at = chunk.start
+        for position in chunk.positions:
+            if position > at:
+                self.exit.passed((at, position), None)
+            at = position + 1
+        self.exit.passed((at, chunk.end) if at < chunk.end else None, chunk.bookmark)
+
+    def _was_in_doubt(self, delivery: Delivery) -> bool:
+        if delivery.position not in self._in_doubt:
+            return False
+        self._in_doubt.discard(delivery.position)
+        died = InDoubt("an earlier run died when the call had gone out; its end is unknown")
+        delivery.sent = True
+        self._end(delivery, Ending("failed", "run", died, in_doubt=True))
+        return True
+
+    def settled(self, root: Delivery, ending: Ending | None) -> None:
+        """Count a root that has reached its final state, and give its place in the window back."""
+        roots = self.roots
+        roots.open -= 1
+        if ending is None:
+            self.done += 1
+        else:
+            self._count(root, ending)
+        if root.weight:
+            self.window.bytes_open -= root.weight
+        if self.bus is not None:
+            self._tell_settled(root, ending)
+        intake = self.intake
+        if intake.wanted is not None:
+            intake.room_freed()
+        if not roots.open:
+            self._check_over()
+        elif self._flush_when_idle:
+            self.flush_batches()
+
+    def _count(self, root: Delivery, ending: Ending) -> None:
+        if ending.kind == "returned":
+            self.returned += 1
+            return
+        if ending.kind == "skipped":
+            self.skipped += 1
+            return
+        self.failed += 1
+        error = ending.error
+        assert error is not None
+        key = (ending.stage, type(error).__name__)
+        cause = self._causes.get(key)
+        if cause is not None:
+            cause.count += 1
+        elif len(self._causes) < 50:
+            self._causes[key] = FailureCause(ending.stage, type(error).__name__, one_line(error)[:200])
+        if self.options.on_failure == "stop":
+            self.request_cancel(f"an item failed and on_failure is stop: {one_line(error)[:200]}")
+        elif self._cap is not None and self._cap.exceeded(self.failed, self.done + self.failed + self.skipped, self.taken):
+            self.request_stop(f"more failed than max_failures={self.options.max_failures!r} allows")
+
+    def _tell_settled(self, root: Delivery, ending: Ending | None) -> None:
+        assert self.bus is not None
+        if ending is not None and ending.kind == "returned":
+            return
+        error = ending.error if ending is not None else None
+        self.bus.emit(
+            ItemSettled(
+                time.time(),
+                root.position,
+                "done" if ending is None else ending.kind,
+                ending.stage if ending is not None else "",
+                root.attempts + root.tried,
+                self.clock() - root.began if root.began else 0.0,
+                None if error is None else f"{type(error).__name__}: {one_line(error)[:200]}",
+            )
+        )
+
+    def attempt_failed(self, delivery: Delivery, stage: str, error: Exception, after: float | None) -> None:
+        """Tell of a failed attempt."""
+        if self.bus is not None:
+            text = f"{type(error).__name__}: {one_line(error)[:200]}"
+            self.bus.emit(AttemptFailed(time.time(), delivery.position, stage, delivery.tried, text, after))
+
+    # ------------------------------------------------------------------ waiting for a time
+
+    def repeat(self, caller: Caller, delivery: Delivery, after: float) -> None:
+        """Let a delivery be called again in `after` seconds."""
+        self._repeats.push(self.clock() + after, (caller, delivery))
+
+    def _repeat_due(self, entry: tuple[Caller, Delivery]) -> None:
+        entry[0].retry_due(entry[1])
+
+    def watch_late(self, caller: Caller, delivery: Delivery) -> None:
+        """Fail a delivery that still waits when its `within=` has passed."""
+        assert delivery.until is not None
+        self._late.push(delivery.until, (caller, delivery))
+
+    def _late_due(self, entry: tuple[Caller, Delivery]) -> None:
+        caller, delivery = entry
+        if caller.is_late(delivery):
+            caller.fail_late(delivery)
+
+    def hold(self, claims: Any, seconds: float, error: Exception) -> None:
+        """Let everything of these claims' keys wait."""
+        until = self.clock() + seconds
+        for state in admission.hold(claims, until):
+            if self.bus is not None:
+                at = time.time()
+                self.bus.emit(KeyHeld(at, state.limit.name, str(state.key), at + seconds, one_line(error)[:200]))
+
+    async def intend(self, delivery: Delivery, stage: str) -> None:
+        """Record a *once* call before it goes out; at once where there is no ledger."""
+        if isinstance(self.exit, Committer):
+            await self.exit.intend(delivery, stage)
+
+    def _limited_slots(self) -> list[Slot]:
+        return [slot for caller in self.callers for slot in caller.slots]
+
+    def _expired(self, slot: Any, now: float) -> None:
+        slot.stage.expired(slot, now)
+
+    def worker_given_up(self, caller: Caller) -> None:
+        """A call would not end when it was cancelled: too many of these fail the run."""
+        most = max(16, caller.spec.concurrency)
+        if caller.given_up > most:
+            self.trouble(
+                LaneError(
+                    f"{caller.given_up} calls of {caller.spec.name} went on after they were cancelled. Does the function swallow "
+                    f"CancelledError?"
+                )
+            )
+
+    def started(self, coroutine: Any, name: str) -> None:
+        """Start a task that belongs to the run."""
+        self._tasks.start(coroutine, name)
+
+    def _later(self, seconds: float, callback: Callable[..., None], *args: Any) -> None:
+        self._timers.append(self.loop.call_later(seconds, callback, *args))
+
+    def _task_failed(self, error: BaseException) -> None:
+        if not isinstance(error, HeadraceError):
+            raised = EngineError(f"a fault in headrace: {type(error).__name__}: {error}. Please report it.")
+            raised.__cause__ = error
+            error = raised
+        self.trouble(error)
+
+    # ------------------------------------------------------------------ what it tells
+
+    def _set_state(self, state: str, reason: str = "") -> None:
+        self.state = state
+        if self.bus is not None:
+            self.bus.emit(RunStateChanged(time.time(), state, reason))
+
+    def _sample(self) -> None:
+        if self.bus is not None and self.state not in ("closed", "flushing"):
+            self.bus.emit(StatisticsSampled(time.time(), self.statistics()))
+            self._later(SAMPLE_EVERY, self._sample)
+            self._timers = [timer for timer in self._timers if not timer.cancelled() and timer.when() > self.clock() - 1]
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Let someone listen from now on."""
+        if self.bus is None:
+            self.bus = Bus(self.loop, [])
+            self._sample()
+        self.bus.subscribe(subscriber)
+
+    def statistics(self) -> Statistics:
+        """Say how the run stands now."""
+        callers = self.callers
+        return Statistics(
+            taken=self.taken,
+            done=self.done,
+            failed=self.failed,
+            skipped=self.skipped,
+            returned=self.returned,
+            open=self.window.open,
+            window=self.window.limit,
+            open_bytes=self.window.bytes_open,
+            attempts=sum(caller.attempts for caller in callers),
+            elapsed=self.clock() - self.began,
+            state=self.state,
+            stages=[self._stage_statistics(caller) for caller in callers],
+            keys=self._busiest_keys(),
+            source_ended=self.intake.ended,
+        )
+
+    @staticmethod
+    def _stage_statistics(caller: Caller) -> StageStatistics:
+        return StageStatistics(
+            name=caller.spec.name,
+            lane=caller.spec.lane,
+            queued=len(caller.dispatch),
+            held=getattr(caller.dispatch, "held", 0),
+            running=caller.running,
+            waiting=caller.waiting,
+            attempts=caller.attempts,
+            failures=caller.failures,
+            busy=caller.busy,
+            abandoned=caller.lane.abandoned + caller.given_up,
+        )
+
+    def _busiest_keys(self, most: int = 8) -> list[Mapping[str, Any]]:
+        now = self.clock()
+        limits = {limit for caller in self.callers for limit in caller.spec.limits if limit.by is not None}
+        return [
+            {
+                "limit": limit.name,
+                "key": str(key.key),
+                "running": key.running,
+                "held": max(0.0, key.held_until - now) if math.isfinite(key.held_until) else 0.0,
+            }
+            for limit in limits
+            for key in limit.busiest(most)
+        ]
+
+    def fingerprint(self) -> Mapping[str, Any] | None:
+        """Describe the source up to what has been taken."""
+        source = self.plan.source
+        return source.fingerprint(self.intake.reached) if isinstance(source, Replayable) else None
+
+    def describe(self, position: int) -> str:
+        """Name a position for people."""
+        source = self.plan.source
+        return source.describe(position) if isinstance(source, Replayable) else f"item {position}"
+
+    @staticmethod
+    def item_text(item: Any) -> str:
+        """Give an item as a dead letter shows it."""
+        return item if isinstance(item, str) else repr(item)
+
+    def report(self) -> Report:
+        """Account for every item."""
+        state, trouble = self.job_state, self._trouble
+        ended = self.state in ("flushing", "closed")
+        capped = self._cap is not None and not self._cap.exceeded(
+            self.failed, self.done + self.failed + self.skipped, self.taken, ended=True
+        )
+        return Report(
+            taken=self.taken,
+            done=self.done,
+            failed=self.failed,
+            skipped=self.skipped,
+            returned=self.returned,
+            elapsed=self.clock() - self.began,
+            stages=[
+                StageReport(
+                    c.spec.name, c.spec.lane, c.spec.concurrency, c.attempts, c.failures, c.busy,
+                    c.lane.abandoned + c.given_up,
+                )
+                for c in self.callers
+            ],  # fmt: skip
+            causes=sorted(self._causes.values(), key=lambda cause: -cause.count),
+            job=self.options.job,
+            place=getattr(self.plan.sink, "place", None),
+            job_done=state.done + self.done if state is not None else None,
+            job_failed=state.failed + self.failed if state is not None else None,
+            job_skipped=state.skipped + self.skipped if state is not None else None,
+            stopped=self.stopped,
+            untaken=self._resumable_stop and not self.intake.exhausted,
+            within_max_failures=capped,
+            signal=self.signal,
+            trouble=None if trouble is None else f"{type(trouble).__name__}: {one_line(trouble)}",
+            fault=isinstance(trouble, EngineError),
+            warnings=tuple(self._warnings),
+            abandoned=self.abandoned,
+            commits=self.exit.commits if isinstance(self.exit, Committer) else 0,
+            finished_at=state.finished_at if state is not None and ended and not self.taken else None,
+        )
+
+    @property
+    def trouble_raised(self) -> BaseException | None:
+        """The run's own trouble, if it had one."""
+        return self._trouble

@@ -1,0 +1,506 @@
+"""A stage's workers: taking, calling, classifying, handing on.
+
+Rules:
+1. Workers are few and live long; there is never a task for an item.
+2. Between a call's result and its hand-over there is no `await`: no cancellation can come in between.
+3. A worker is only cancelled by the engine, which says why in `slot.ending` first. A CancelledError without a reason and
+   without a cancellation of the worker's task was raised by the function, and is that item's failure.
+4. A call that will not end when it is cancelled loses its worker: the item is settled without it, a new worker takes the
+   place, and what it returns one day is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from headrace.aio.gate import Gate, wake_waiters
+from headrace.engine.dispatch import Dispatch, KeyedDispatch
+from headrace.engine.lineage import Child, begin_family, child_path, is_doomed
+from headrace.engine.reorder import Reorder
+from headrace.engine.window import Level, weigh
+from headrace.errors import CallError, GiveUp, Skip, TimedOut
+from headrace.item import QUEUED, RUNNING, WAITING, Delivery
+from headrace.plan import StageSpec
+from headrace.policies import limits as admission
+from headrace.policies.retry import decide
+from headrace.ports import Lane, Stuck, current_call
+
+if TYPE_CHECKING:
+    from headrace.engine.run import Run
+
+__all__ = ["Caller", "Slot"]
+
+#: How long a cancelled call may take to end before its worker is given up, in seconds.
+PATIENCE = 5.0
+#: How long workers may go on without letting the loop do anything else, in seconds.
+BREATH = 0.005
+
+
+class Slot:
+    """A worker's place, and the attempt in it. Adapters see it as `ports.Call`."""
+
+    __slots__ = ("began", "deadline", "delivery", "ending", "stage", "stuck", "task")
+
+    def __init__(self, stage: Caller) -> None:
+        self.stage = stage
+        self.task: asyncio.Task[None] | None = None
+        self.delivery: Delivery | None = None
+        self.began = 0.0
+        self.deadline: float | None = None
+        self.ending: str | None = None  # why the engine cancelled it: "timeout", "stop" or "given up"
+        self.stuck: Stuck | None = None
+
+    def _current(self) -> Delivery:
+        if self.delivery is None:
+            raise LookupError("no call is under way here any more")
+        return self.delivery
+
+    @property
+    def position(self) -> int:
+        """The position of the root item."""
+        return self._current().position
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt, from 1."""
+        return self._current().tried
+
+    @property
+    def attempts(self) -> int:
+        """The calls made for this item so far, those of earlier stages included."""
+        return self._current().attempts + self._current().tried
+
+    @property
+    def idempotency_key(self) -> str:
+        """A key that is the same for every attempt of this call, in later runs too."""
+        run, delivery = self.stage.run, self._current()
+        parts = (run.options.job, self.stage.spec.name, delivery.position, child_path(delivery), run.generation)
+        return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
+
+    async def readmit(self, value: Any) -> None:
+        """Give back the permits of keyed limits and take those of `value` instead."""
+        await self.stage.readmit(self, value)
+
+
+class Caller:
+    """A stage that calls a function: map, flat_map or filter."""
+
+    def __init__(self, run: Run, spec: StageSpec, lane: Lane, level: Level, below: Level) -> None:
+        self.run = run
+        self.spec = spec
+        self.lane = lane
+        self.level = level  # of the deliveries that come in
+        self.below = below  # of those that go out; another one for a fan-out
+        self.slots: list[Slot] = []
+        self.attempts = 0
+        self.failures = 0
+        self.busy = 0.0
+        self.running = 0
+        self.waiting = 0
+        self.emitting = 0
+        self.given_up = 0  # workers lost to calls that would not end
+        self.ended = False
+        self.forward: Callable[[Delivery], None] = run.leave
+        self._call: Callable[[Any], Awaitable[Any]] | None = None
+        self._gate = Gate()
+        self._reorder: Reorder | None = None
+        self._emission = asyncio.Lock()
+        if spec.ordered:
+            self._reorder = Reorder()
+            level.reorders.append(self._reorder)
+        loop = run.loop
+        self.dispatch: Dispatch = (
+            KeyedDispatch(loop, spec.concurrency, self.spawn, spec.limits, self._refuse)
+            if spec.limits
+            else Dispatch(loop, spec.concurrency, self.spawn)
+        )
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is here that may still go on to the next stage."""
+        return bool(self.running or self.waiting or self.emitting or len(self.dispatch) or self._held_back)
+
+    @property
+    def _held_back(self) -> int:
+        return len(self._reorder) if self._reorder is not None else 0
+
+    def bind(self, call: Callable[[Any], Awaitable[Any]]) -> None:
+        """Say what a call is, once the resources are open."""
+        self._call = call
+
+    # ------------------------------------------------------------------ coming in
+
+    def accept(self, delivery: Delivery) -> None:
+        """Queue a delivery from the stage before, or from the source."""
+        if self.run.is_stopping and not delivery.sent:
+            self.run.give_back(delivery)
+            return
+        delivery.state = QUEUED
+        self.dispatch.accept(delivery)
+
+    def _refuse(self, delivery: Delivery, error: CallError) -> None:
+        self.run.fail(delivery, self.spec.name, error)
+
+    def retry_due(self, delivery: Delivery) -> None:
+        """Queue a delivery whose time to be repeated has come."""
+        if delivery.state != WAITING:
+            return
+        self.waiting -= 1
+        self.accept(delivery)
+
+    def is_late(self, delivery: Delivery) -> bool:
+        """Whether this delivery's `within=` has passed, and it is still here, in no call."""
+        return delivery.until is not None and delivery.state in (QUEUED, WAITING)
+
+    def fail_late(self, delivery: Delivery) -> None:
+        """Fail a delivery that waited past its `within=`."""
+        self.run.fail(delivery, self.spec.name, TimedOut(f"not done within {self.spec.within:g} s (waiting to be called)"))
+
+    # ------------------------------------------------------------------ the workers
+
+    def spawn(self) -> None:
+        """Start one more worker."""
+        slot = Slot(self)
+        self.slots.append(slot)
+        slot.task = self.run.workers.start(self._work(slot), f"headrace {self.spec.name} {len(self.slots)}")
+
+    async def _work(self, slot: Slot) -> None:
+        current_call.set(slot)
+        run, dispatch, call = self.run, self.dispatch, self._call
+        assert call is not None
+        take, clock, forward = dispatch.take, run.clock, self.forward
+        timeout, sweep = self.spec.timeout, run.sweep
+        plain = self.spec.kind == "map" and self._reorder is None
+        limited = bool(self.spec.limits)
+        careful = self.spec.within is not None or self.spec.effect == "once" or run.plan.levels > 1
+        now = clock()
+        while True:
+            delivery = take(now)
+            if delivery is None:
+                if self.ended:
+                    return
+                await dispatch.idle()
+                now = clock()
+                continue
+            slot.delivery = delivery
+            slot.began = now
+            delivery.state = RUNNING
+            delivery.tried += 1
+            if not delivery.began:
+                delivery.began = now
+            self.running += 1
+            try:
+                if careful and not await self._prepare(slot, delivery, now):
+                    continue
+                if timeout is not None:
+                    slot.deadline = deadline = now + timeout
+                    if deadline < sweep.at:
+                        sweep.arm(deadline)
+                value = await call(delivery.value)
+            except asyncio.CancelledError as error:
+                if self._cancelled(slot, delivery, error):
+                    raise
+                now = clock()
+            except Exception as error:  # noqa: BLE001 - it becomes the outcome of the item
+                if self._raised(slot, delivery, error):
+                    return
+                now = clock()
+            else:
+                slot.deadline = None
+                slot.delivery = None
+                now = clock()
+                self.running -= 1
+                self.attempts += 1
+                self.busy += now - slot.began
+                if slot.ending is not None:
+                    if self._overran(slot, delivery, value):
+                        return
+                    continue
+                if limited:
+                    self._release(delivery, value)
+                if plain:
+                    delivery.value = value
+                    forward(delivery)
+                else:
+                    await self._pass(delivery, value)
+            if now >= run.breathe_at:
+                await asyncio.sleep(0)
+                now = clock()
+                run.breathe_at = now + BREATH
+
+    async def _prepare(self, slot: Slot, delivery: Delivery, now: float) -> bool:
+        """Do what only some stages need before a call; say whether the call is to be made at all."""
+        if delivery.origin is not None and is_doomed(delivery):
+            self._call_over(slot)
+            self.attempts -= 1
+            delivery.tried -= 1
+            self._release(delivery, None)
+            self.run.drop(delivery)
+            return False
+        within = self.spec.within
+        if within is not None and delivery.until is None:
+            delivery.until = now + within
+            self.run.watch_late(self, delivery)
+        if self.spec.effect == "once":
+            await self.run.intend(delivery, self.spec.name)
+            delivery.sent = True
+        return True
+
+    # ------------------------------------------------------------------ how a call ends
+
+    async def _pass(self, delivery: Delivery, value: Any) -> None:
+        """Hand on what a call gave, where that is more than the value itself."""
+        if self.spec.kind == "flat_map":
+            await self._spread(delivery, value)
+            return
+        if self.spec.kind == "filter":
+            if not value:
+                self.run.skip(delivery, f"left out by {self.spec.name}")
+                return
+        else:
+            delivery.value = value
+        if self._reorder is not None:
+            self._reorder.passes(delivery, lambda: self.forward(delivery))
+        else:
+            self.forward(delivery)
+
+    async def _spread(self, parent: Delivery, values: Sequence[Any]) -> None:
+        """Let the children of `parent` in, as the window has room; the worker waits meanwhile."""
+        if self._reorder is None:
+            await self._emit(parent, values)
+            return
+        # In order: the worker must be free for the head of the line, so the emission goes on without it.
+        self._reorder.passes(
+            parent, lambda: self.run.started(self._emit_in_turn(parent, values), f"headrace {self.spec.name} fan-out")
+        )
+
+    async def _emit_in_turn(self, parent: Delivery, values: Sequence[Any]) -> None:
+        async with self._emission:
+            await self._emit(parent, values)
+
+    async def _emit(self, parent: Delivery, values: Sequence[Any]) -> None:
+        below, run = self.below, self.run
+        family = begin_family(parent)
+        below.begin_fanout(parent)
+        self.emitting += 1
+        try:
+            for index, value in enumerate(values):
+                await below.room(parent)
+                if family.bad is not None or run.is_stopping and not parent.sent:
+                    break
+                child = Child(parent, index, value, below.sequence)
+                child.attempts = parent.attempts + parent.tried
+                child.began = parent.began
+                below.sequence += 1
+                below.open += 1
+                family.held[below] = family.held.get(below, 0) + 1
+                family.pending += 1
+                self.forward(child)
+            else:
+                family.closed = True
+        finally:
+            self.emitting -= 1
+            below.end_fanout(parent)
+            if not family.closed:
+                run.stop_family(parent)
+            run.close_family(parent)
+
+    def _failed(self, slot: Slot, delivery: Delivery, error: Exception) -> None:
+        """Decide what becomes of a delivery whose call failed."""
+        self.failures += 1
+        run, spec = self.run, self.spec
+        sent = delivery.sent
+        decision = decide(
+            spec.retry, error, delivery.tried, spec.effect, sent, run.rng, slot.began, delivery.until
+        )
+        if decision.hold is not None and delivery.claims:
+            run.hold(delivery.claims, decision.hold, error)
+        self._release(delivery, None)
+        if decision.kind == "in_doubt":
+            run.fail(delivery, spec.name, error, in_doubt=True)
+            return
+        if spec.effect == "once" and sent:
+            delivery.sent = delivery.origin is not None and delivery.origin.sent  # it is certain that nothing happened
+        if isinstance(error, Skip):
+            run.skip(delivery, error.reason)
+        elif decision.kind == "again" and not run.is_stopping:
+            delivery.state = WAITING
+            self.waiting += 1
+            run.attempt_failed(delivery, spec.name, error, decision.after)
+            run.repeat(self, delivery, decision.after)
+        elif decision.kind == "again":
+            run.give_back(delivery)
+        else:
+            run.attempt_failed(delivery, spec.name, error, None)
+            run.fail(delivery, spec.name, error, final=isinstance(error, GiveUp))
+
+    def _call_over(self, slot: Slot) -> None:
+        """Count a call that is over, one way or another."""
+        slot.deadline = None
+        slot.delivery = None
+        self.running -= 1
+        self.attempts += 1
+        self.busy += self.run.clock() - slot.began
+
+    def _raised(self, slot: Slot, delivery: Delivery, error: Exception) -> bool:
+        """Deal with a call that raised; say whether its worker is to end."""
+        if slot.ending == "given up":
+            self._come_back(slot)
+            return True
+        self._call_over(slot)
+        self._end_of_timeout(slot)
+        self._failed(slot, delivery, error)
+        return slot.ending is not None
+
+    def _overran(self, slot: Slot, delivery: Delivery, value: Any) -> bool:
+        """Deal with a call that returned although it was cancelled; say whether its worker is to end."""
+        if slot.ending == "given up":
+            self._come_back(slot)
+            return True
+        if slot.ending == "timeout":
+            self._end_of_timeout(slot)
+            self._failed(slot, delivery, self._timed_out())
+            return False
+        # It was told to stop and finished instead: its result counts.
+        self._release(delivery, value)
+        if self.spec.kind == "map":
+            delivery.value = value
+            self.forward(delivery)
+        else:
+            self.run.give_back(delivery)
+        return True
+
+    def _cancelled(self, slot: Slot, delivery: Delivery, error: asyncio.CancelledError) -> bool:
+        """Find out who cancelled; say whether the cancellation is to go on."""
+        task = slot.task
+        assert task is not None
+        if slot.ending == "given up":
+            self._come_back(slot)
+            return True
+        self._call_over(slot)
+        if slot.ending == "timeout" and task.cancelling() <= 1:
+            self._end_of_timeout(slot)
+            self._failed(slot, delivery, self._timed_out())
+            return False
+        if slot.ending is None and task.cancelling() == 0:
+            raised = CallError("the function raised CancelledError, though nobody cancelled it")
+            raised.__cause__ = error
+            self._failed(slot, delivery, raised)
+            return False
+        self._release(delivery, None)
+        self.run.give_back(delivery)
+        return True
+
+    def _timed_out(self) -> TimedOut:
+        return TimedOut(f"no result within timeout={self.spec.timeout:g} s")
+
+    def _end_of_timeout(self, slot: Slot) -> None:
+        """Take back our own cancellation, so that the worker can go on."""
+        if slot.ending == "timeout":
+            slot.ending = None
+            if slot.task is not None:
+                slot.task.uncancel()
+
+    def _release(self, delivery: Delivery, value: Any) -> None:
+        """Give a delivery's permits back; those of a call that still hangs in its thread when it returns."""
+        claims, delivery.claims = delivery.claims, None
+        if not claims:
+            return
+        if value is not None:
+            admission.refund(claims, value)
+        call = current_call.get(None)
+        stuck = call.stuck if call is not None else None
+        if stuck is not None and call is not None:
+            call.stuck = None
+            stuck.on_return = lambda: wake_waiters(admission.release(claims))
+        else:
+            wake_waiters(admission.release(claims))
+
+    # ------------------------------------------------------------------ calls that do not end
+
+    def expired(self, slot: Slot, now: float) -> None:
+        """The sweep found that this slot's time limit has passed."""
+        if slot.ending == "timeout":
+            self.give_up(slot, self._timed_out())
+            return
+        slot.ending = "timeout"
+        slot.deadline = now + PATIENCE
+        if slot.task is not None:
+            slot.task.cancel()
+
+    def stop(self, slot: Slot) -> None:
+        """Cancel the call in this slot, or its idle worker, because the run ends."""
+        if slot.ending != "given up" and slot.task is not None and not slot.task.done():
+            slot.ending = "stop"
+            slot.deadline = None
+            slot.task.cancel()
+
+    def give_up(self, slot: Slot, error: Exception | None) -> None:
+        """Go on without a call that will not end: settle its item, and start a worker in its place."""
+        delivery = slot.delivery
+        slot.ending = "given up"
+        slot.deadline = None
+        self.given_up += 1
+        self.slots.remove(slot)
+        if delivery is None:
+            return
+        self._call_over(slot)
+        claims, delivery.claims = delivery.claims, None
+        slot.stuck = _Held(claims)
+        if error is None:
+            self.run.give_back(delivery)
+        else:
+            self._failed(slot, delivery, error)
+            self.spawn()
+        self.run.worker_given_up(self)
+
+    def _come_back(self, slot: Slot) -> None:
+        """A given-up call ended after all: its permits go back, its result is dropped."""
+        self.given_up -= 1
+        if isinstance(slot.stuck, _Held) and slot.stuck.claims:
+            wake_waiters(admission.release(slot.stuck.claims))
+
+    async def readmit(self, slot: Slot, value: Any) -> None:
+        """Change the keyed permits of the running attempt for those of `value`; its time limit stands still."""
+        delivery = slot.delivery
+        if delivery is None or not delivery.claims:
+            return
+        keyed = [claim for claim in delivery.claims if claim.state.limit.by is not None]
+        if not keyed:
+            return
+        loop = self.run.loop
+        limits = [claim.state.limit for claim in keyed]
+        delivery.claims = [claim for claim in delivery.claims if claim not in keyed]
+        wake_waiters(admission.release(keyed))
+        left = None if slot.deadline is None else slot.deadline - loop.time()
+        slot.deadline = None
+        claims = await self._gate.enter(limits, value, held=delivery.claims)
+        delivery.claims = [*delivery.claims, *claims]
+        if left is not None:
+            slot.deadline = loop.time() + left
+            if slot.deadline < self.run.sweep.at:
+                self.run.sweep.arm(slot.deadline)
+
+
+class _Held:
+    """The permits of a call that was given up."""
+
+    __slots__ = ("claims", "on_return")
+
+    def __init__(self, claims: Any) -> None:
+        self.claims = claims
+        self.on_return: Callable[[], None] | None = None
+
+
+def carry(delivery: Delivery, run: Run) -> None:
+    """Make a delivery ready for the next stage: its calls so far are counted, its value weighed."""
+    delivery.attempts += delivery.tried
+    delivery.tried = 0
+    delivery.until = None
+    weight = weigh(delivery.value)
+    if weight != delivery.weight:
+        run.window.bytes_open += weight - delivery.weight
+        delivery.weight = weight

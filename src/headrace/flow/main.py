@@ -1,0 +1,99 @@
+"""Running from a script: the loop is chosen here, and signals are handled; both are put back.
+
+Rules:
+1. Only this file chooses a loop or installs signal handlers.
+2. The first signal drains, the second cancels, the third exits at once.
+3. With own handlers no KeyboardInterrupt is raised in loop code, where it would tear things apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from headrace.errors import PlanError
+from headrace.flow.job import Job
+from headrace.report import Report
+
+__all__ = ["new_loop", "run_sync", "run_to_end"]
+
+T = TypeVar("T")
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """Make the fastest loop there is: uvloop's where it is installed, else asyncio's. HEADRACE_LOOP=asyncio chooses."""
+    if os.environ.get("HEADRACE_LOOP", "uvloop") == "uvloop":
+        try:
+            import uvloop
+        except ImportError:
+            pass
+        else:
+            loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+            return loop
+    return asyncio.new_event_loop()
+
+
+def run_sync(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine function to its end on a new loop. Raises PlanError inside a running loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        raise PlanError(
+            "a loop is running here already (a notebook, or async code): use «await flow.run()» or «await hr.map(…)» instead "
+            "of the _sync form"
+        )
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(main())
+
+
+def run_to_end(make_job: Callable[[], Job]) -> Report:
+    """Run a job to its end, with signals."""
+    return run_sync(lambda: _run_job(make_job()))
+
+
+async def _run_job(job: Job) -> Report:
+    with signals_to(job):
+        async with job:
+            return await job.wait()
+
+
+@contextmanager
+def signals_to(job: Job) -> Iterator[None]:
+    """Let SIGINT and SIGTERM drain, then cancel, then exit, while the block lasts. Only the main thread gets signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    seen = 0
+
+    def on_signal(number: int) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 1:
+            job.stop(f"{signal.Signals(number).name}", signal=number)
+        elif seen == 2:
+            job.cancel(f"{signal.Signals(number).name}, the second time")
+        else:
+            sys.stderr.write("headrace: third signal, exiting now; the job can be resumed\n")
+            sys.stderr.flush()
+            os._exit(128 + number)
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        loop.add_signal_handler(number, on_signal, number)
+    try:
+        yield
+    finally:
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
+            if before[number] is not None:
+                signal.signal(number, before[number])

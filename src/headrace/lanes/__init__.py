@@ -1,0 +1,1 @@
+"""Where a stage's function runs: on the loop, or in threads."""

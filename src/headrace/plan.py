@@ -1,0 +1,389 @@
+"""The plan: what a flow is, immutable and validated before anything moves.
+
+Rules:
+1. A plan is data; building one calls none of the user's functions and opens nothing.
+2. `validate` reports every problem at once, each with the value and the form that works.
+3. `identity` is what must not change between the runs of a job; limits, lanes, timeouts and retries may.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import math
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+from headrace.errors import PlanError
+from headrace.policies.deadlines import FailureCap
+from headrace.policies.limits import Limit
+from headrace.policies.retry import Retry
+from headrace.ports import Configured, Effect, Replayable, Sink, Source, StageDefaults, Transactional
+
+__all__ = ["LaneName", "Plan", "RunOptions", "StageSpec", "function_name", "is_async", "make_stage"]
+
+LaneName = Literal["loop", "thread", "process", "auto"]
+Kind = Literal["map", "flat_map", "filter", "batch", "take", "until"]
+
+DEFAULT_CONCURRENCY: Mapping[str, int] = {"loop": 100, "thread": 32}
+DEFAULT_FANOUT = 1000
+MINIMUM_WINDOW = 1024
+NO_DEFAULTS = StageDefaults(name="")
+
+
+def function_name(fn: Any) -> str:
+    """Name a callable as a reader of a report would: the function's own name, else its class."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    name = getattr(fn, "__name__", None) or type(fn).__name__
+    return "function" if name == "<lambda>" else str(name)
+
+
+def _unwrapped(fn: Any) -> Any:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    if not (inspect.isroutine(fn) or inspect.isclass(fn)) and hasattr(fn, "__call__"):  # noqa: B004 - the method itself
+        return fn.__call__
+    return fn
+
+
+def is_async(fn: Any) -> bool:
+    """Whether calling `fn` gives something to await or to iterate asynchronously."""
+    inner = _unwrapped(fn)
+    return inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StageSpec:
+    """One stage of a plan, with the defaults filled in."""
+
+    kind: Kind
+    fn: Callable[..., Any] | None
+    name: str
+    lane: str = "loop"
+    concurrency: int = 1
+    limits: tuple[Limit, ...] = ()
+    ordered: bool = False
+    timeout: float | None = None
+    within: float | None = None
+    retry: Retry | None = None
+    effect: Effect = "idempotent"
+    uses: Mapping[str, Callable[[], Any]] = dataclasses.field(default_factory=dict)
+    shape: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    columns: tuple[str, ...] = ()
+    size: int = 0
+    linger: float | None = None
+    fanout: int = DEFAULT_FANOUT
+
+    @property
+    def calls(self) -> bool:
+        """Whether this stage calls a function through workers."""
+        return self.kind in ("map", "flat_map", "filter")
+
+    def code(self) -> str:
+        """Give a hash of the function's code, to warn of a change between runs; "" where there is none to see."""
+        fn = _unwrapped(self.fn)
+        code = getattr(getattr(fn, "__func__", fn), "__code__", None)
+        return hashlib.sha256(_code_bytes(code)).hexdigest()[:16] if isinstance(code, types.CodeType) else ""
+
+
+def _code_bytes(code: types.CodeType) -> bytes:
+    parts = [code.co_code, repr(code.co_names).encode()]
+    for constant in code.co_consts:
+        parts.append(_code_bytes(constant) if isinstance(constant, types.CodeType) else repr(constant).encode())
+    return b"\0".join(parts)
+
+
+def make_stage(
+    kind: Kind,
+    fn: Callable[..., Any],
+    *,
+    lane: str | None = None,
+    concurrency: int | None = None,
+    rate: str | float | None = None,
+    limits: Sequence[Limit] = (),
+    ordered: bool = False,
+    timeout: float | None = None,
+    within: float | None = None,
+    retry: Retry | None = None,
+    effect: Effect | None = None,
+    uses: Any = None,
+    name: str | None = None,
+    fanout: int = DEFAULT_FANOUT,
+) -> StageSpec:
+    """Fill in a stage's defaults. Raises PlanError where `fn` or `uses` cannot be a stage's at all."""
+    _check_callable(fn, kind)
+    given = fn.stage_defaults if isinstance(fn, Configured) else NO_DEFAULTS
+    if lane is None:
+        # A predicate is expected to be quick: sending each item to a thread and back would cost more than it does.
+        lane = "loop" if is_async(fn) or kind == "filter" else "thread"
+    all_limits = (*given.limits, *limits)
+    if rate is not None:
+        all_limits = (*all_limits, Limit(rate=rate, name=f"{name or given.name or function_name(fn)} rate"))
+    return StageSpec(
+        kind=kind,
+        fn=fn,
+        name=name or given.name or function_name(fn),
+        lane=lane,
+        concurrency=DEFAULT_CONCURRENCY.get(lane, 1) if concurrency is None else concurrency,
+        limits=tuple(dict.fromkeys(all_limits)),
+        ordered=ordered,
+        timeout=given.timeout if timeout is None else timeout,
+        within=within,
+        retry=given.retry if retry is None else retry,
+        effect=given.effect if effect is None else effect,
+        uses={**given.uses, **_factories(uses)},
+        shape=given.shape,
+        columns=tuple(given.columns),
+        fanout=fanout,
+    )
+
+
+def _check_callable(fn: Any, kind: str) -> None:
+    if inspect.iscoroutine(fn):
+        name = fn.__name__
+        fn.close()
+        raise PlanError(
+            f".{kind}() was given the coroutine that {name}(…) returned.\n  you wrote:  .{kind}({name}(…))\n"
+            f"  instead:    .{kind}({name})      headrace calls it with each item"
+        )
+    if not callable(fn):
+        raise PlanError(
+            f".{kind}() needs a function that takes one item, and was given {type(fn).__name__} {_short(fn)}.\n"
+            f"  the form is:  hr.map(fn, items)   or   hr.Flow(items).{kind}(fn)"
+        )
+
+
+def _factories(uses: Any) -> Mapping[str, Callable[[], Any]]:
+    if uses is None:
+        return {}
+    if isinstance(uses, Mapping):
+        for key, factory in uses.items():
+            if not isinstance(key, str) or not key.isidentifier():
+                raise PlanError(f"uses={{{key!r}: …}}: the key is passed as a keyword, so it must be an identifier")
+            if not callable(factory):
+                raise PlanError(
+                    f"uses={{{key!r}: {_short(factory)}}}: give a function that opens it (a factory), not the open thing; "
+                    f"headrace opens it once a run and closes it"
+                )
+        return dict(uses)
+    if callable(uses):
+        return {_resource_name(uses): uses}
+    raise PlanError(f"uses={_short(uses)}: give a factory, or a dict of keyword and factory")
+
+
+def _resource_name(factory: Any) -> str:
+    raise PlanError(
+        f"uses={function_name(factory)}: name the keyword that your function takes it by: "
+        f'uses={{"client": {function_name(factory)}}}'
+    )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What one run of a plan is told; none of it belongs to the job's identity."""
+
+    job: str | None = None
+    window: int | None = None
+    window_bytes: int = 256 * 2**20
+    within: float | None = None
+    on_failure: Literal["record", "stop"] = "record"
+    max_failures: str | int | float | None = None
+    fresh: bool = False
+    max_age: float | None = None
+    accept_changes: bool = False
+    grace: float = 8.0
+    recorded: Mapping[str, Any] = dataclasses.field(default_factory=dict)  #: kept with the job, for `resume`; no secrets
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """A validated flow: a source, stages, perhaps a sink."""
+
+    source: Source
+    stages: tuple[StageSpec, ...] = ()
+    sink: Sink | None = None
+
+    # ------------------------------------------------------------------ what it amounts to
+
+    @property
+    def concurrency(self) -> int:
+        """The calls that may run at once, all stages together."""
+        return sum(stage.concurrency for stage in self.stages if stage.calls)
+
+    @property
+    def levels(self) -> int:
+        """How many times deliveries are counted anew: fan-outs and batches begin a level."""
+        return 1 + sum(stage.kind in ("flat_map", "batch") for stage in self.stages)
+
+    def window(self, given: int | None) -> int:
+        """Give the window of a run: `given`, else max(1024, 4 × concurrency), and room for what fans out."""
+        if given is not None:
+            return given
+        return max(MINIMUM_WINDOW, 4 * self.concurrency, self._window_needed())
+
+    def _window_needed(self) -> int:
+        fanout = max((stage.fanout for stage in self.stages if stage.kind == "flat_map"), default=0)
+        batch = max((stage.size for stage in self.stages if stage.kind == "batch"), default=0)
+        return 2 * self.levels * max(fanout, batch) if self.levels > 1 else 1
+
+    def identity(self) -> dict[str, Any]:
+        """Give the parts that make this job this job, JSON-able; the source adds its fingerprint."""
+        sink = self.sink
+        columns = sink.columns() if isinstance(sink, Transactional) else None
+        return {
+            "source": self.source.name,
+            "stages": [
+                {"name": stage.name, "kind": stage.kind, **({"shape": dict(stage.shape)} if stage.shape else {})}
+                for stage in self.stages
+                if stage.kind != "take"
+            ],
+            "columns": list(columns) if columns is not None else None,
+        }
+
+    def code(self) -> dict[str, str]:
+        """Give a hash of each stage function's code."""
+        return {f"{number}:{s.name}": s.code() for number, s in enumerate(self.stages) if s.calls}
+
+    # ------------------------------------------------------------------ is it sound?
+
+    def validate(self, options: RunOptions) -> None:
+        """Raise one PlanError with all that is wrong with running this plan so; else return."""
+        problems = [problem for stage in self.stages for problem in _stage_problems(stage)]
+        problems += self._run_problems(options)
+        if options.job is not None:
+            problems += self._job_problems()
+        if problems:
+            raise PlanError("\n".join(problems) if len(problems) == 1 else _numbered(problems))
+
+    def _run_problems(self, options: RunOptions) -> list[str]:
+        problems = []
+        window, needed = options.window, self._window_needed()
+        if window is not None and (not isinstance(window, int) or window < 1):
+            problems.append(f"window={window!r}: give a whole number of items, 1 or more")
+        elif window is not None and window < needed:
+            problems.append(
+                f"window={window} is too small for the fan-outs and batches of this flow, which need {needed}: "
+                f"raise window=, or lower fanout= or the batch size"
+            )
+        problems += _seconds("within", options.within) + _seconds("max_age", options.max_age)
+        if options.max_failures is not None:
+            try:
+                FailureCap(options.max_failures)
+            except PlanError as error:
+                problems.append(str(error))
+        if options.on_failure not in ("record", "stop"):
+            problems.append(f'on_failure={options.on_failure!r}: it is "record" or "stop"')
+        return problems
+
+    def _job_problems(self) -> list[str]:
+        problems = []
+        if not isinstance(self.source, Replayable):
+            problems.append(
+                f"the source {self.source.name} cannot be read again from the same place, so it cannot be a job: "
+                f"give a sequence or one of headrace's own sources, or run it without job= and into()"
+            )
+        if not isinstance(self.sink, Transactional):
+            problems.append('job= needs a place to be kept: end the flow with .into(hr.sqlite.table("out.db"))')
+        kinds = [stage.kind for stage in self.stages]
+        if "flat_map" in kinds and "batch" in kinds[kinds.index("flat_map") :]:
+            problems.append(
+                "a batch after a flat_map mixes the children of several items, which could then not commit each on its "
+                "own: make it two jobs, or batch first"
+            )
+        return problems
+
+    # ------------------------------------------------------------------ for people
+
+    def explain(self, options: RunOptions) -> str:
+        """Describe stages, lanes, policies in their order, limits, guarantees, and what may repeat after a crash."""
+        window = self.window(options.window)
+        lines = [f"source   {self.source.name}" + ("" if isinstance(self.source, Replayable) else "   (read once)")]
+        for number, stage in enumerate(self.stages, 1):
+            lines += [f"stage {number}  {line}" if not i else f"         {line}" for i, line in enumerate(_describe(stage))]
+        sink = self.sink
+        lines.append(f"sink     {sink.name if sink is not None else 'none: outcomes are handed to you'}")
+        lines.append(f"window   at most {window} open items, {options.window_bytes // 2**20} MiB of results under way")
+        durable = isinstance(sink, Transactional)
+        if durable:
+            lines.append("kept     each item has one recorded result or one dead letter, whatever dies and whenever")
+            lines.append(f"crash    up to {window} items are taken again; {self._repeats()}")
+        else:
+            lines.append("kept     nothing: this run cannot be resumed; into(hr.sqlite.table(…)) makes it a job")
+        return "\n".join(lines)
+
+    def _repeats(self) -> str:
+        once = [stage.name for stage in self.stages if stage.effect == "once"]
+        repeat = [stage.name for stage in self.stages if stage.calls and stage.effect != "once"]
+        text = f"calls of {', '.join(repeat)} may be made again" if repeat else "no call is made again"
+        if once:
+            text += f"; {', '.join(once)} (once) never: an unknown end becomes a dead letter in doubt"
+        return text
+
+
+def _numbered(problems: Sequence[str]) -> str:
+    listed = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(problems, 1))
+    return f"{len(problems)} things are wrong:\n{listed}"
+
+
+def _seconds(name: str, value: Any) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0:
+        return []
+    return [f"{name}={value!r}: give seconds as a number above 0, or leave it out"]
+
+
+def _stage_problems(stage: StageSpec) -> list[str]:
+    where = f"stage {stage.name!r}: "
+    problems = _seconds("timeout", stage.timeout) + _seconds("within", stage.within) + _seconds("linger", stage.linger)
+    if not isinstance(stage.concurrency, int) or isinstance(stage.concurrency, bool) or stage.concurrency < 1:
+        problems.append(f"concurrency={stage.concurrency!r}: give a whole number, 1 or more")
+    if stage.effect not in get_args(Effect):
+        problems.append(f'effect={stage.effect!r}: it is "safe", "idempotent" or "once"')
+    if stage.lane not in ("loop", "thread"):
+        problems.append(f'lane={stage.lane!r}: it is "loop" or "thread"')
+    elif stage.lane == "thread" and stage.fn is not None and is_async(stage.fn):
+        problems.append('lane="thread" needs a plain function, and this one is async: leave lane= out')
+    if stage.kind == "batch" and (not isinstance(stage.size, int) or stage.size < 1):
+        problems.append(f"batch size {stage.size!r}: give a whole number, 1 or more")
+    if stage.kind == "take" and (not isinstance(stage.size, int) or stage.size < 0):
+        problems.append(f"take({stage.size!r}): give a whole number, 0 or more")
+    if stage.kind == "flat_map" and (not isinstance(stage.fanout, int) or stage.fanout < 1):
+        problems.append(f"fanout={stage.fanout!r}: give a whole number, 1 or more")
+    if stage.retry is not None and not isinstance(stage.retry, Retry):
+        problems.append(f"retry={stage.retry!r}: give hr.Retry(attempts=4)")
+    problems += [f"limits holds {_short(x)}: give hr.Limit objects" for x in stage.limits if not isinstance(x, Limit)]
+    return [where + problem for problem in problems]
+
+
+def _describe(stage: StageSpec) -> list[str]:
+    if stage.kind == "batch":
+        return [f"batch    of {stage.size}" + (f", at the latest after {stage.linger:g} s" if stage.linger else "")]
+    if stage.kind == "take":
+        return [f"take     {stage.size}, then the source stops"]
+    if stage.kind == "until":
+        return [f"until    {stage.name} says so, then the source stops"]
+    lines = [f"{stage.kind:8} {stage.name} on the {stage.lane} lane, {stage.concurrency} at a time, {stage.effect}"]
+    lines += [f"  limit    {limit!r}" for limit in stage.limits]
+    if stage.timeout is not None:
+        lines.append(f"  timeout  {stage.timeout:g} s per attempt")
+    if stage.within is not None:
+        lines.append(f"  within   {stage.within:g} s in all, from its first admission")
+    if stage.retry is not None:
+        lines.append(f"  retry    {stage.retry!r}; a waiting item holds no place")
+    if stage.ordered:
+        lines.append("  ordered  leaves in the order in which it came")
+    if stage.uses:
+        lines.append(f"  uses     {', '.join(stage.uses)}")
+    if stage.kind == "flat_map":
+        lines.append(f"  fan-out  at most {stage.fanout} for each")
+    return lines

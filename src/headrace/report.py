@@ -1,0 +1,294 @@
+"""The accounting of a run: every item that was taken, and what became of it.
+
+Rules:
+1. taken = done + failed + skipped + parked + returned, in source items, for the run; the report says if it is not so.
+2. A report is data: it can be stored, printed and read again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeVar, overload
+
+from headrace.errors import EngineError, ItemsFailed
+from headrace.item import Delivery, Done, Failed, Outcome, Parked, Returned, Skipped
+
+__all__ = ["FailureCause", "Outcomes", "Report", "StageReport", "exit_code"]
+
+T = TypeVar("T")
+
+#: How many different causes of failure a report lists.
+MOST_CAUSES = 50
+
+
+@dataclasses.dataclass(slots=True)
+class FailureCause:
+    """Failures of one kind: the stage, the class of error, what the first one said, how many."""
+
+    stage: str
+    error: str
+    example: str
+    count: int = 1
+
+
+@dataclasses.dataclass(slots=True)
+class StageReport:
+    """What one stage did. `busy` is the sum of the seconds that its calls took."""
+
+    name: str
+    lane: str
+    concurrency: int
+    attempts: int = 0
+    failures: int = 0
+    busy: float = 0.0
+    abandoned: int = 0
+
+
+def exit_code(
+    *,
+    fault: bool,
+    world: bool,
+    busy: bool = False,
+    signal: int | None,
+    unfinished: bool,
+    failed: bool,
+) -> int:
+    """Give the exit code of what happened; the more urgent one wins: 70, 75, 4, 130/143, 3, 1, 0."""
+    if fault:
+        return 70
+    if busy:
+        return 75
+    if world:
+        return 4
+    if signal is not None:
+        return 128 + signal
+    if unfinished:
+        return 3
+    return 1 if failed else 0
+
+
+@dataclasses.dataclass(slots=True)
+class Report:
+    """What a run did, item by item in sums.
+
+    `job_done`, `job_failed` and `job_skipped` count the whole job, earlier runs included; None without a job. `stopped`
+    says why the run ended before the source did. `untaken` is true when the source had more to give.
+    """
+
+    taken: int = 0
+    done: int = 0
+    failed: int = 0
+    skipped: int = 0
+    parked: int = 0
+    returned: int = 0
+    elapsed: float = 0.0
+    stages: Sequence[StageReport] = ()
+    causes: Sequence[FailureCause] = ()
+    job: str | None = None
+    place: str | None = None
+    job_done: int | None = None
+    job_failed: int | None = None
+    job_skipped: int | None = None
+    stopped: str | None = None
+    untaken: bool = False
+    within_max_failures: bool = False
+    signal: int | None = None
+    trouble: str | None = None
+    fault: bool = False
+    warnings: Sequence[str] = ()
+    abandoned: int = 0
+    commits: int = 0
+    finished_at: float | None = None  #: set where the job was finished before and there was nothing to do
+
+    @property
+    def settled(self) -> int:
+        """Items with an outcome."""
+        return self.done + self.failed + self.skipped
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every taken item is accounted for."""
+        return self.taken == self.settled + self.parked + self.returned
+
+    @property
+    def ok(self) -> bool:
+        """Whether all is done or skipped, and nothing is left."""
+        return self.exit_code == 0
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code for scripts: 0, 1, 3, 4, 70, 130 or 143."""
+        failed = self.failed if self.job_failed is None else self.job_failed
+        return exit_code(
+            fault=self.fault or not self.balanced,
+            world=self.trouble is not None and not self.fault,
+            signal=self.signal,
+            unfinished=self.untaken or self.parked > 0 or self.returned > 0,
+            failed=failed > 0 and not self.within_max_failures,
+        )
+
+    def check(self) -> Report:
+        """Return self if all items are done or skipped; raise ItemsFailed, or EngineError if the sum is wrong."""
+        if not self.balanced:
+            raise EngineError(f"items are not accounted for: {self.line()}. Please report this.")
+        if self.exit_code != 0:
+            why = [f"{self.failed} failed"] if self.failed else []
+            why += [f"{self.parked} parked"] if self.parked else []
+            why += [f"{self.returned} returned"] if self.returned else []
+            why += ["the source had more to give"] if self.untaken else []
+            why += [self.trouble] if self.trouble else []
+            causes = [RuntimeError(f"{c.count} × {c.stage}: {c.error}: {c.example}") for c in self.causes]
+            raise ItemsFailed(
+                f"not all items are done: {', '.join(why) or self.stopped}",
+                causes or [RuntimeError(self.stopped or "unfinished")],
+                unfinished=self.parked + self.returned,
+            )
+        return self
+
+    def line(self) -> str:
+        """Give the accounting in one line."""
+        text = (
+            f"taken {_number(self.taken)} = done {_number(self.done)} + failed {_number(self.failed)} + "
+            f"skipped {_number(self.skipped)} + parked {_number(self.parked)} + returned {_number(self.returned)}"
+        )
+        return text if self.balanced else f"{text}   DOES NOT ADD UP: please report this"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give it as plain data, JSON-able."""
+        return {**dataclasses.asdict(self), "exit_code": self.exit_code}
+
+    def __str__(self) -> str:
+        lines = [self.line()]
+        if self.job is not None:
+            lines.append(
+                f"job {self.job}: done {_number(self.job_done or 0)}, failed {_number(self.job_failed or 0)}, "
+                f"skipped {_number(self.job_skipped or 0)} in all"
+            )
+        if self.stopped:
+            lines.append(f"stopped: {self.stopped}")
+        if self.trouble:
+            lines.append(f"trouble: {self.trouble}")
+        lines += [f"  {_number(c.count)} × {c.stage}: {c.error}: {c.example}" for c in self.causes]
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        if self.abandoned:
+            lines.append(f"{self.abandoned} calls could not be stopped and still run")
+        return "\n".join(lines)
+
+
+def _number(value: int) -> str:
+    return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+class Outcomes(Generic[T]):
+    """What `map` gives: the outcome of each item, in the order of the input.
+
+    Outcome objects are made when they are asked for. Items that the run did not take have none.
+    """
+
+    def __init__(
+        self,
+        deliveries: Sequence[Delivery],
+        others: Sequence[Outcome[T]],
+        report: Report,
+        earlier: Mapping[int, Outcome[T]] | None = None,
+    ) -> None:
+        self.report = report
+        self._deliveries = deliveries
+        self._others = others
+        self._earlier = earlier or {}
+        self._sorted: list[Outcome[T]] | None = None
+
+    def _all(self) -> list[Outcome[T]]:
+        if self._sorted is None:
+            found: dict[int, Outcome[T]] = dict(self._earlier)
+            for d in self._deliveries:
+                elapsed = d.ended - d.began if d.began else 0.0
+                found[d.position] = Done(d.item, d.value, d.position, d.attempts + d.tried, elapsed)
+            found.update((outcome.position, outcome) for outcome in self._others)
+            self._sorted = [found[position] for position in sorted(found)]
+        return self._sorted
+
+    def _of(self, kind: Callable[[Outcome[T]], bool]) -> list[Outcome[T]]:
+        return [outcome for outcome in self._all() if kind(outcome)]
+
+    @property
+    def values(self) -> list[T]:
+        """The values, aligned with the input. Raises ItemsFailed, with every failure, unless all are done."""
+        self.check(skipped_too=True)
+        if self._sorted is None and not self._others and not self._earlier:
+            return [d.value for d in sorted(self._deliveries, key=_position)]
+        return [outcome.value for outcome in self._all() if isinstance(outcome, Done)]
+
+    @property
+    def done(self) -> list[Done[T]]:
+        """The outcomes with a value."""
+        return [outcome for outcome in self._all() if isinstance(outcome, Done)]
+
+    @property
+    def failed(self) -> list[Failed[T]]:
+        """The outcomes with an error."""
+        return [outcome for outcome in self._all() if isinstance(outcome, Failed)]
+
+    @property
+    def skipped(self) -> list[Skipped[T]]:
+        """The outcomes that were left out."""
+        return [outcome for outcome in self._all() if isinstance(outcome, Skipped)]
+
+    @property
+    def unfinished(self) -> list[Outcome[T]]:
+        """The items that the run parked or returned."""
+        return self._of(lambda outcome: isinstance(outcome, (Parked, Returned)))
+
+    @property
+    def exit_code(self) -> int:
+        """The report's exit code, for scripts."""
+        return self.report.exit_code
+
+    def check(self, *, skipped_too: bool = False) -> Outcomes[T]:
+        """Return self if all items are done or skipped (with `skipped_too`: done); else raise ItemsFailed."""
+        report = self.report
+        missing = report.parked + report.returned + (report.skipped if skipped_too else 0)
+        if report.failed == 0 and missing == 0 and not report.untaken:
+            return self
+        failures = self.failed
+        errors = [_noted(failure) for failure in failures]
+        parts = [f"{len(failures)} of {report.taken} items failed"] if failures else []
+        parts += [f"{report.skipped} were skipped"] if skipped_too and report.skipped else []
+        parts += [f"{report.parked + report.returned} are unfinished"] if report.parked + report.returned else []
+        parts += ["the source had more to give"] if report.untaken else []
+        if not errors:
+            errors = [RuntimeError(report.stopped or "; ".join(parts))]
+        raise ItemsFailed("; ".join(parts) or "not all items are done", errors, failures, missing)
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __iter__(self) -> Iterator[Outcome[T]]:
+        return iter(self._all())
+
+    @overload
+    def __getitem__(self, index: int) -> Outcome[T]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Outcome[T]]: ...
+    def __getitem__(self, index: int | slice) -> Outcome[T] | list[Outcome[T]]:
+        return self._all()[index]
+
+    def __repr__(self) -> str:
+        return f"<Outcomes {self.report.line()}>"
+
+
+def _position(delivery: Delivery) -> int:
+    return delivery.position
+
+
+def _noted(failure: Failed[Any]) -> Exception:
+    note = f"item {failure.position}: {_short(failure.item)}, after {failure.attempts} attempts"
+    if note not in getattr(failure.error, "__notes__", ()):
+        failure.error.add_note(note)
+    return failure.error
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else text[:97] + "…"
