@@ -22,13 +22,13 @@ __all__ = ["KINDS", "OK", "Fault", "Faults", "by_name"]
 KINDS: Final[dict[str, tuple[int, float]]] = {
     "throttle": (1, 1.0),  # 429 with Retry-After in seconds
     "throttle-date": (1, 1.0),  # the same, as a date
-    "unavailable": (20, 503.0),  # a status that may pass: 503, or the one named
-    "stall": (3, 5.0),  # no answer for so many seconds, then the connection closes
-    "slow": (25, 0.3),  # the whole answer, after so many seconds
-    "reset": (50, 0.0),  # half of the body, then RST
-    "truncate": (50, 0.0),  # half of the body under the full Content-Length, then FIN
-    "drip": (20, 0.4),  # the whole answer, in pieces over so many seconds
-    "cut": (50, 0.0),  # the request is taken, and the connection closed without an answer
+    "unavailable": (40, 503.0),  # a status that may pass: 503, or the one named
+    "stall": (6, 5.0),  # no answer for so many seconds, then the connection closes
+    "slow": (50, 0.3),  # the whole answer, after so many seconds
+    "reset": (100, 0.0),  # half of the body, then RST
+    "truncate": (100, 0.0),  # half of the body under the full Content-Length, then FIN
+    "drip": (40, 0.4),  # the whole answer, in pieces over so many seconds
+    "cut": (100, 0.0),  # the request is taken, and the connection closed without an answer
     "gone": (0, 404.0),  # a final answer that is not the document: 404, or the status named
     "ok": (0, 0.0),
 }
