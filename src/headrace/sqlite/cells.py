@@ -55,11 +55,11 @@ def _of_rowable(value: Any) -> Mapping[str, Any]:
         raise TypeError(
             f"{type(value).__name__}.as_row() gave {type(row).__name__}; it must give a dict of columns"
         )
-    return row
+    return dict(row)
 
 
 def _of_mapping(value: Mapping[Any, Any]) -> Mapping[str, Any]:
-    return value if all(type(key) is str for key in value) else {"value": value}
+    return dict(value)
 
 
 def _by_names(names: tuple[str, ...]) -> RowMaker:

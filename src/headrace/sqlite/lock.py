@@ -31,11 +31,12 @@ class PlaceLock:
 
     def __init__(self, database: str) -> None:
         self._database = database
-        self._path = lock_path(database)
+        self._path = ""
         self._descriptor: int | None = None
 
     def take(self) -> None:
         """Take the lock; LedgerBusy with the holder's pid if it is taken, LedgerError where no lock file can be made."""
+        self._path = lock_path(self._database)
         give_up_at = time.monotonic() + _PATIENCE
         while self._descriptor is None:
             descriptor = self._open()

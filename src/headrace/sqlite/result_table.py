@@ -212,7 +212,10 @@ class ResultTable:
             maker = self._makers[kind] = row_maker(kind)
         try:
             return maker(row.value)
-        except Exception as error:
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # the user's own code runs here: whatever it does, one row fails
             raise _refused(row, f"no row can be made of its value ({kind.__name__}): {error}") from error
 
     def _learn(self, rows: Sequence[Row], mappings: list[Any], shapes: list[_Keys]) -> None:
@@ -273,7 +276,7 @@ class ResultTable:
                 continue
             try:
                 flat[index] = cell(value)
-            except (ValueError, TypeError, RecursionError) as error:
+            except (Exception, SystemExit) as error:  # `tolist` and `__fspath__` are users' code
                 row, column = rows[index // width], self.columns[index % width]
                 raise _refused(
                     row, f"its column {column!r} ({type(value).__name__}) cannot be stored: {error}"

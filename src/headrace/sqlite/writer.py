@@ -36,7 +36,7 @@ class Writer:
         """Do `work` in the thread and give its result or raise its exception.
 
         A cancellation waits until the work has ended, and then is raised; if the work failed, its exception is the
-        cause. LedgerError if the thread was ended from within (by a SystemExit in a user's `as_row`).
+        cause. LedgerError if the thread was ended from within (by an exception that is no Exception).
         """
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
@@ -60,7 +60,8 @@ class Writer:
 
     async def close(self, last: Callable[[], None]) -> None:
         """Do `last` in the thread, then end it. Repeatable; without a thread, nothing happens."""
-        if self._thread is None:
+        thread, cancelled = self._thread, None
+        if thread is None:
             return
         try:
             if self._killed:
@@ -68,11 +69,18 @@ class Writer:
             else:
                 await self.run(last)
         finally:
-            self._works.put(None)
-            while self._thread.is_alive():  # it has nothing left to do; a join could block the loop meanwhile
-                await asyncio.sleep(0)
-            self._thread.join()
             self._thread = None
+            self._works.put(None)
+            while (
+                thread.is_alive()
+            ):  # it has nothing left to do; a join at once could block the loop meanwhile
+                try:
+                    await asyncio.sleep(0)
+                except asyncio.CancelledError as error:
+                    cancelled = error
+            thread.join()
+            if cancelled is not None:
+                raise cancelled
 
     def _serve(self) -> None:
         while (task := self._works.get()) is not None:
@@ -92,9 +100,7 @@ class Writer:
 
 
 def _killed(name: str) -> LedgerError:
-    return LedgerError(
-        f"the thread «{name}» was ended from within, as by sys.exit() in an as_row(); run the same again"
-    )
+    return LedgerError(f"the thread «{name}» was ended from within; run the same again")
 
 
 def _post(
