@@ -170,9 +170,10 @@ class Connection(asyncio.Protocol):
 
     def _take_request(self) -> bool:
         end = self._buffer.find(b"\r\n\r\n")
+        if end > MAX_HEAD or (end < 0 and len(self._buffer) > MAX_HEAD):
+            self._refuse(431)
+            return False
         if end < 0:
-            if len(self._buffer) > MAX_HEAD:
-                self._refuse(431)
             return False
         line, _, rest = self._buffer[:end].partition(b"\r\n")
         words = line.split(b" ")
