@@ -63,12 +63,16 @@ class Server:
         self.port = 0
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
 
     def url(self, path: str = "/", host: str = "127.0.0.1") -> str:
         """Give the URL of a path here."""
         return f"{self.scheme}://{host}:{self.port}{path}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._stopping:
+            writer.transport.abort()
+            return
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
@@ -89,6 +93,9 @@ class Server:
                 nth += 1
         except (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
             pass
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
         finally:
             self.open -= 1
             self._tasks.discard(task)
@@ -97,6 +104,7 @@ class Server:
 
     async def stop(self) -> None:
         """End all connections."""
+        self._stopping = True
         tasks = list(self._tasks)
         for writer in list(self._writers):
             writer.transport.abort()
@@ -137,5 +145,6 @@ async def serve(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIte
         yield server
     finally:
         listener.close()
-        await server.stop()
-        await asyncio.sleep(0)
+        for _ in range(3):  # a connection may have been accepted in this very turn of the loop
+            await server.stop()
+            await asyncio.sleep(0.001)

@@ -82,7 +82,9 @@ def test_refused(url: str) -> None:
     assert len(str(caught.value)) < 500
 
 
-@pytest.mark.parametrize("url", ["ftp://example.com/", "file:///etc/passwd", "javascript:alert(1)", "gopher://h/"])
+@pytest.mark.parametrize(
+    "url", ["ftp://example.com/", "file:///etc/passwd", "javascript:alert(1)", "gopher://h/"]
+)
 def test_other_schemes(url: str) -> None:
     """Only http and https."""
     with pytest.raises(UnsupportedScheme, match="is not http or https"):
@@ -175,7 +177,7 @@ def test_host_is_a_key_for_limits() -> None:
     """host() gives host:port for a URL and for a row, and says what to do otherwise."""
     assert host("https://h/x") == "h:443"
     assert host({"url": "http://h:81/"}) == "h:81"
-    with pytest.raises(InvalidUrl, match="by=that_fetch.host"):
+    with pytest.raises(InvalidUrl, match=r"by=that_fetch\.host"):
         host({"id": 1})
     with pytest.raises(InvalidUrl, match="not int"):
         host(7)

@@ -13,6 +13,7 @@ import asyncio
 import base64
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Final
 
@@ -263,7 +264,7 @@ class Client:
 
     async def _send(self, template: Template, hop: Hop, admission: Call | Permits | None) -> Response:
         transport = self._bound()
-        began = transport.loop.time()
+        began = perf_counter()
         try:
             response = await transport.exchange(
                 template.profile, template.pool, hop, template.max_body, began
@@ -296,9 +297,9 @@ class Client:
                 if count > self._max_redirects:
                     raise self._too_many(hop)
                 if admission is not None and following.url.key != hop.url.key:
-                    waited = transport.loop.time()
+                    waited = perf_counter()
                     await admission.readmit(following.url.text)
-                    began += transport.loop.time() - waited  # waiting for a limit is no part of the call
+                    began += perf_counter() - waited  # waiting for a limit is no part of the call
                 hop = following
                 pool = transport.pool(profile, hop.method, hop.body is not None)
                 response = await transport.exchange(profile, pool, hop, template.max_body, began)

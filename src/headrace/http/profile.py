@@ -85,8 +85,8 @@ class Profile:
     def check(self) -> None:
         """Try all options on a handle that is thrown away. Raises PlanError."""
         for name, path in (("ca_file", self.ca_file), ("certificate", self.certificate)):
-            if path is not None and not os.path.isfile(path):
-                raise PlanError(f"{name}={path!r}: there is no such file")
+            if path is not None and not os.access(path, os.R_OK):
+                raise PlanError(f"{name}={path!r}: there is no such file, or it cannot be read")
         if any(mark in self.user_agent for mark in "\r\n\0"):
             raise PlanError(f"user_agent={self.user_agent!r} holds a line break or NUL: remove it")
         self.proxy_host  # noqa: B018 - raises for a proxy that cannot be used
@@ -108,7 +108,6 @@ class Profile:
         setopt(pycurl.NOSIGNAL, 1)
         setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
         setopt(pycurl.FOLLOWLOCATION, 0)
-        setopt(pycurl.PIPEWAIT, 1)
         setopt(
             pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS if self.http2 else pycurl.CURL_HTTP_VERSION_1_1
         )
@@ -165,16 +164,18 @@ def milliseconds(seconds: float | None, unlimited: int) -> int:
     return unlimited if seconds is None else max(1, round(seconds * 1000))
 
 
+@functools.cache
 def certificate_store() -> str:
     """Find the system's certificates, else certifi's. The wheel of pycurl looks in one system's place
     only.
     """
     for path in _STORES:
-        if os.path.isfile(path):
+        if os.access(path, os.R_OK):
             return path
     return certifi.where()
 
 
+@functools.cache
 def default_user_agent() -> str:
     """Say who calls, with version and URL, as servers' owners want to know."""
     try:
@@ -190,3 +191,8 @@ def idle_connections() -> int:
     if soft == resource.RLIM_INFINITY:
         return 4096
     return max(16, min(4096, soft * 7 // 8))
+
+
+# Both read files: once, when the room is loaded, and not in somebody's running loop.
+certificate_store()
+default_user_agent()

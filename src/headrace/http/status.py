@@ -42,7 +42,8 @@ _MEANING: Final = {
     **dict.fromkeys(range(520, 531), (Disposition.TRANSIENT, True)),
     529: (Disposition.OVERLOAD, True),
 }
-# Statuses that, with a Retry-After, say that the request was not processed and that the whole host should wait.
+# Statuses that, with a Retry-After, say that the request was not processed and that the whole host should
+# wait.
 _ASKS_FOR_LESS: Final = frozenset({429, 503, 529})
 
 

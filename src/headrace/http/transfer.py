@@ -23,6 +23,7 @@ from headrace.http.url import Url
 __all__ = ["Handle", "Multi", "MultiFailed"]
 
 REDIRECT_BODY: Final = 65_536
+_BLANK: Final = (b"\r\n", b"\n")
 
 
 class MultiFailed(Exception):
@@ -56,6 +57,7 @@ class Handle:
         "_entry",
         "_has_body",
         "_headers",
+        "_scheme",
         "_shortened",
         "began",
         "chunks",
@@ -86,6 +88,7 @@ class Handle:
         self._headers: tuple[str, ...] = ()
         self._has_body = has_body
         self._shortened = False
+        self._scheme = ""
         self._clock = clock
         self.curl = curl = pycurl.Curl()
         profile.configure(curl, method)
@@ -132,6 +135,10 @@ class Handle:
         them already.
         """
         setopt = self.curl.setopt
+        if url.scheme != self._scheme:
+            # Wait for an open handshake, which may bring HTTP/2 for all. On http this would wait for a whole answer.
+            setopt(pycurl.PIPEWAIT, int(url.scheme == "https"))
+            self._scheme = url.scheme
         self.url = url
         self.limit = limit
         setopt(pycurl.URL, url.text)
@@ -166,6 +173,15 @@ class Handle:
             self._shortened = False
         if self._has_body:
             self.curl.setopt(pycurl.POSTFIELDS, b"")
+
+    def head_is_whole(self) -> bool:
+        """Whether the answer's headers came to their end. libcurl takes a connection that ends in them for an answer."""
+        head = self.head
+        if head and head[-1] in _BLANK:
+            return True
+        # Trailers come after the blank line, and so does the answer after an interim one.
+        last = max((at for at, line in enumerate(head) if line.startswith(b"HTTP/")), default=0)
+        return any(line in _BLANK for line in head[last:])
 
     def still_sending(self) -> bool:
         """Whether the request has not gone out in full."""

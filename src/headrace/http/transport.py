@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from time import perf_counter
 from typing import Final
 
 import pycurl  # type: ignore[import-untyped]
 
-from headrace.http.errors import ClientClosed, HttpError, ResolveFailed, TotalTimedOut
+from headrace.http.errors import ClientClosed, ConnectionLost, HttpError, ResolveFailed, TotalTimedOut
 from headrace.http.headers import NO_HEADERS
 from headrace.http.profile import Profile
 from headrace.http.redirects import REDIRECTS, Hop
@@ -68,7 +69,7 @@ class Transport:
     async def exchange(
         self, profile: Profile, pool: Pool, hop: Hop, max_body: int | None, began: float
     ) -> Response:
-        """Send one request and give its answer, whatever the status. `began` (loop time) is when the call
+        """Send one request and give its answer, whatever the status. `began` (perf_counter) is when the call
         did.
 
         Raises HttpError. Cancelling closes the connection at once.
@@ -104,10 +105,10 @@ class Transport:
         multi = self._multi
         if multi.broken:
             multi = await self._rebuild()
-        now = self.loop.time()
-        if now - began > SOON:
-            handle.limit_time(_left(hop, handle, now - began))
-        handle.began = now
+        gone = perf_counter() - began
+        if gone > SOON:
+            handle.limit_time(_left(hop, handle, gone))
+        handle.began = began
         self.requests += 1
         self._flying.add(handle)
         self._watch.need(self.loop, handle.profile)
@@ -115,7 +116,9 @@ class Transport:
             await multi.add_handle(handle.curl)
         except pycurl.error as error:
             if not _is_cut_redirect(handle):
-                raise translate(error, handle.progress(self.loop.time() - began)) from error
+                raise translate(error, handle.progress(perf_counter() - began)) from error
+        if not handle.head_is_whole():
+            raise _head_cut(hop, perf_counter() - began)
 
     def _answer(self, handle: Handle, waited: float, began: float) -> Response:
         """Read what the transfer brought, before its handle serves the next one."""
@@ -135,7 +138,7 @@ class Transport:
                 getinfo(pycurl.APPCONNECT_TIME),
                 getinfo(pycurl.PRETRANSFER_TIME),
                 getinfo(pycurl.STARTTRANSFER_TIME),
-                self.loop.time() - began,
+                perf_counter() - began,
             ),
             getinfo(pycurl.INFO_HTTP_VERSION),
             time.time(),
@@ -143,16 +146,16 @@ class Transport:
 
     async def _resolve(self, host: str, hop: Hop, profile: Profile) -> tuple[Addresses, float]:
         """Give the addresses of a name and the seconds that it took."""
-        began = self.loop.time()
+        began = perf_counter()
         try:
-            addresses = self._resolver.peek(host, began)
+            addresses = self._resolver.peek(host, self.loop.time())
             if addresses is not None:
                 return addresses, 0.0
             addresses = await self._resolver.resolve(host, profile.timeouts.resolve)
         except ResolveFailed as error:
-            error.url, error.host, error.elapsed = mask(hop.url.text), hop.url.key, self.loop.time() - began
+            error.url, error.host, error.elapsed = mask(hop.url.text), hop.url.key, perf_counter() - began
             raise
-        return addresses, self.loop.time() - began
+        return addresses, perf_counter() - began
 
     def _remember(self, key: str, addresses: Addresses) -> None:
         """Note what libcurl knows now. It forgets the oldest of 30 000 names, so we count on fewer."""
@@ -205,6 +208,16 @@ class Transport:
 def _closed(hop: Hop) -> ClientClosed:
     shown = mask(hop.url.text)
     return ClientClosed(f"{hop.method} {shown}: the client was closed", url=shown, host=hop.url.key)
+
+
+def _head_cut(hop: Hop, elapsed: float) -> ConnectionLost:
+    shown = mask(hop.url.text)
+    return ConnectionLost(
+        f"{hop.method} {shown}: the connection ended within the headers of the answer, after {elapsed:.3g} s",
+        url=shown,
+        host=hop.url.key,
+        elapsed=elapsed,
+    )
 
 
 def _left(hop: Hop, handle: Handle, gone: float) -> float | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from headrace.http.errors import FirstByteTimedOut, HttpError, Stalled
@@ -86,7 +87,7 @@ class Watch:
                 handle.mark = now
             elif limits.first_byte is not None and now - handle.mark >= limits.first_byte:
                 return _error(
-                    FirstByteTimedOut, handle, now, f"no byte of an answer within {limits.first_byte:g} s"
+                    FirstByteTimedOut, handle, f"no byte of an answer within {limits.first_byte:g} s"
                 )
             return None
         if limits.stall is None:
@@ -95,12 +96,15 @@ class Watch:
         if handle.seen < 0 or seen - handle.seen >= LEAST_RATE * limits.stall:
             handle.seen, handle.mark = seen, now
         elif now - handle.mark >= limits.stall:
-            return _error(Stalled, handle, now, f"only {seen - handle.seen} bytes in {limits.stall:g} s")
+            return _error(Stalled, handle, f"only {seen - handle.seen} bytes in {limits.stall:g} s")
         return None
 
 
-def _error(kind: type[HttpError], handle: Handle, now: float, what: str) -> HttpError:
+def _error(kind: type[HttpError], handle: Handle, what: str) -> HttpError:
     shown = mask(handle.url.text)
     return kind(
-        f"{handle.method} {shown}: {what}", url=shown, host=handle.url.key, elapsed=now - handle.began
+        f"{handle.method} {shown}: {what}",
+        url=shown,
+        host=handle.url.key,
+        elapsed=perf_counter() - handle.began,
     )
