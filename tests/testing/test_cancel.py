@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from headrace.testing import cancel_everywhere, count_await_points, run_real
+from headrace.testing import DeadlockError, cancel_everywhere, count_await_points, run_real
 
 
 async def child(seconds=1.0):
@@ -146,3 +146,19 @@ def test_what_the_job_raises_by_itself_comes_out():
 
     with pytest.raises(KeyError, match="broken"):
         cancel_everywhere(broken)
+
+
+def test_a_job_that_hangs_when_it_is_cancelled_is_found():
+    """A job whose clean-up waits for what will not come is a deadlock, and the point is named."""
+
+    async def hang():
+        gate = asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.sleep(1)
+            gate.set_result(None)
+        finally:
+            await gate
+
+    with pytest.raises(DeadlockError, match=r"in .*hang") as caught:
+        cancel_everywhere(hang)
+    assert "await point 1 (waiting)" in caught.value.__notes__[0]

@@ -167,24 +167,29 @@ def cancel_everywhere(
     Where the number of points differs from run to run, points beyond the end are runs without a cancel.
     """
     first = _Trace(job, 0, "waiting", 0)
-    runner(first.run)
-    _judge(first.ending, check, must_end_cancelled)
+    _try(first, runner, check, must_end_cancelled)
     if first.ending.error is not None:
         raise first.ending.error
     delivered = 0
     for point in range(1, first.points + 1):
         for moment in moments:
             trace = _Trace(job, point, moment, times)
-            runner(trace.run)
-            _judge(trace.ending, check, must_end_cancelled)
+            _try(trace, runner, check, must_end_cancelled)
             delivered += trace.ending.delivered
     if first.points and not delivered:
         raise AssertionError(f"none of the {first.points} await points could be cancelled")
     return first.points
 
 
-def _judge(ending: Ending, check: Callable[[Ending], None] | None, must_end_cancelled: bool) -> None:
+def _try(
+    trace: _Trace,
+    runner: Callable[..., Any],
+    check: Callable[[Ending], None] | None,
+    must_end_cancelled: bool,
+) -> None:
+    ending = trace.ending
     try:
+        runner(trace.run)
         if ending.left:
             raise AssertionError(f"{len(ending.left)} tasks left behind:\n  " + "\n  ".join(ending.left))
         if must_end_cancelled and ending.delivered and not ending.cancelled:
