@@ -185,7 +185,7 @@ class Limit:
         self._states: dict[Hashable, KeyState] = {}
         self._ring: deque[KeyState] = deque()
         self._only = KeyState(self, None) if by is None else None
-        self._seen = -math.inf  # the latest `now`
+        self._seen = 0.0  # the latest `now`
         self._unsettled = 0
         self._trouble = ""
 
