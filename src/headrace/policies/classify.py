@@ -9,109 +9,35 @@ Rules:
 
 from __future__ import annotations
 
-import errno
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple, TypeGuard, TypeVar
+from collections.abc import Iterator
+from typing import Any, Final, TypeGuard, TypeVar
 
 from headrace.errors import CallError, Disposition, GiveUp, RetryAfter, Skip
+from headrace.policies.known_errors import (
+    KNOWN,
+    KNOWN_ANYWHERE,
+    LOST,
+    MISTAKES,
+    NEVER,
+    OVERLOAD,
+    PERMANENT,
+    PERMANENT_ERRNOS,
+    PERMANENT_OS,
+    THROTTLING,
+    TRANSIENT,
+    UNKNOWN,
+    UNSENT,
+    UNSENT_ERRNOS,
+    WRAPS,
+    Verdict,
+)
 from headrace.policies.retry_after import bounded_seconds, parse_http_date, parse_retry_after
 
 __all__ = ["Verdict", "classify", "is_a", "parse_retry_after", "transient"]
 
 T = TypeVar("T", bound=BaseException)
 
-
-class Verdict(NamedTuple):
-    """What a failure says. Fields as in CallError; `retry_after` in seconds."""
-
-    disposition: Disposition
-    ambiguous: bool
-    retry_after: float | None = None
-    hold: bool = False
-
-
-PERMANENT: Final = Disposition.PERMANENT
-TRANSIENT: Final = Disposition.TRANSIENT
-OVERLOAD: Final = Disposition.OVERLOAD
-
-UNKNOWN: Final = Verdict(PERMANENT, True)  #: not recognised; the call may have taken effect
-NEVER: Final = Verdict(PERMANENT, False)  #: refused, or never made: the same way again
-UNSENT: Final = Verdict(TRANSIENT, False)  #: nothing went out
-LOST: Final = Verdict(TRANSIENT, True)  #: it went out, or may have, and no answer came back
-WRAPS: Final = Verdict(TRANSIENT, True)  #: told apart by identity from LOST: look at what it wraps
-
-#: Mistakes in a program, whatever else they inherit from or carry.
-_MISTAKES: Final = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, ReferenceError,
-    SyntaxError, TypeError, ValueError,
-)  # fmt: skip
-_PERMANENT_OS: Final = (
-    FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError,
-    ChildProcessError, ProcessLookupError,
-)  # fmt: skip
-_PERMANENT_ERRNOS: Final = frozenset(
-    getattr(errno, name)
-    for name in (
-        "ENOENT", "EEXIST", "EACCES", "EPERM", "EISDIR", "ENOTDIR", "EROFS", "ENOSPC", "EDQUOT", "EFBIG",
-        "ENAMETOOLONG", "ELOOP", "EINVAL", "EBADF", "ENOTEMPTY", "EXDEV", "ENOEXEC", "ENOTTY", "ESPIPE",
-        "ENOTSUP", "EOPNOTSUPP", "EAFNOSUPPORT", "EPROTONOSUPPORT",
-        "ENOTSOCK", "EFAULT", "EDESTADDRREQ", "EMSGSIZE",
-    )
-    if hasattr(errno, name)
-)  # fmt: skip
-#: This machine had nothing left to make a connection with.
-_UNSENT_ERRNOS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ECONNREFUSED})
-
-_HTTPX: Final = {
-    "ConnectError": UNSENT, "ConnectTimeout": UNSENT, "PoolTimeout": UNSENT,
-    "InvalidURL": NEVER, "LocalProtocolError": NEVER, "UnsupportedProtocol": NEVER, "TransportError": LOST,
-    "TimeoutException": LOST, "NetworkError": LOST, "RemoteProtocolError": LOST, "ProxyError": LOST,
-}  # fmt: skip
-#: Classes by the top-level package that defines them: names alone would confuse httpx.ReadError with
-#: tarfile.ReadError.
-_KNOWN: Final[Mapping[str, Mapping[str, Verdict]]] = {
-    "aiohttp": {
-        "InvalidURL": NEVER, "ServerFingerprintMismatch": NEVER, "ClientConnectorCertificateError": NEVER,
-        "ClientConnectorError": UNSENT, "ConnectionTimeoutError": UNSENT,
-        "ClientConnectionError": LOST, "ClientPayloadError": LOST,
-    },
-    "httpx": _HTTPX, "httpx2": _HTTPX, "httpcore": _HTTPX, "httpcore2": _HTTPX,
-    "requests": {
-        "MissingSchema": NEVER, "InvalidSchema": NEVER, "InvalidURL": NEVER, "ConnectTimeout": UNSENT,
-        "ConnectionError": WRAPS, "Timeout": LOST, "ChunkedEncodingError": LOST,
-        "RetryError": LOST, "RequestException": UNKNOWN,
-    },
-    "urllib3": {
-        "NewConnectionError": UNSENT, "NameResolutionError": UNSENT, "ConnectTimeoutError": UNSENT,
-        "EmptyPoolError": UNSENT, "MaxRetryError": WRAPS, "ProxyError": WRAPS, "TimeoutError": LOST,
-        "ProtocolError": LOST, "SSLError": WRAPS,
-    },
-    "urllib": {"URLError": WRAPS},
-    "http": {"IncompleteRead": LOST, "BadStatusLine": LOST},
-    "asyncio": {"IncompleteReadError": LOST},
-    "botocore": {
-        "EndpointConnectionError": UNSENT, "ConnectTimeoutError": UNSENT, "ProxyConnectionError": UNSENT,
-        "ConnectionError": LOST, "HTTPClientError": WRAPS, "ResponseStreamingError": LOST,
-        "IncompleteReadError": LOST,
-    },
-    "ssl": {"SSLCertVerificationError": NEVER, "SSLError": LOST},
-}  # fmt: skip
-#: Classes that many packages define under the same name and with the same meaning.
-_KNOWN_ANYWHERE: Final[Mapping[str, Verdict]] = {
-    "gaierror": UNSENT, "herror": UNSENT, "APIConnectionError": WRAPS, "APITimeoutError": WRAPS,
-}  # fmt: skip
-
-#: Error codes with which AWS says "too fast", under status 400.
-_THROTTLING: Final = frozenset(
-    {
-        "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled",
-        "RequestThrottledException",
-        "TooManyRequestsException", "ProvisionedThroughputExceededException", "RequestLimitExceeded",
-        "TransactionInProgressException", "BandwidthLimitExceeded", "LimitExceededException", "SlowDown",
-        "PriorRequestNotComplete", "EC2ThrottledException",
-    }
-)  # fmt: skip
 #: Seconds that no adapter of ours can mean: a hundred years.
 FOR_EVER: Final = 3.2e9
 #: How many exceptions of a chain are looked at.
@@ -172,7 +98,7 @@ def _of_one(error: BaseException, now_epoch: float | None) -> Verdict:
         return Verdict(TRANSIENT, False, error.seconds, error.hold)
     if is_a(error, (GiveUp, Skip)):
         return NEVER
-    if is_a(error, _MISTAKES):
+    if is_a(error, MISTAKES):
         return NEVER if _of_name(error) is NEVER else UNKNOWN
     return _of_status(error, now_epoch) or _of_type(error) or UNKNOWN
 
@@ -198,7 +124,7 @@ def _of_status(error: Exception, now_epoch: float | None) -> Verdict | None:
         meta = _entry(response, "ResponseMetadata")
         status = _status(_entry(meta, "HTTPStatusCode"))
         code = _entry(_entry(response, "Error"), "Code")
-        if type(code) is str and code in _THROTTLING:
+        if type(code) is str and code in THROTTLING:
             status = 429
     if status is None:
         return None
@@ -287,7 +213,7 @@ def _of_type(error: BaseException) -> Verdict | None:
     if verdict is not WRAPS:
         return verdict
     for each in inner:
-        found = None if is_a(each, _MISTAKES) else _of_class(each)
+        found = None if is_a(each, MISTAKES) else _of_class(each)
         if found is not None and found is not WRAPS and found is not UNKNOWN:
             return found
     # urllib.error.URLError gives its own text as reason where it refused the URL.
@@ -308,23 +234,23 @@ def _of_class(error: BaseException) -> Verdict | None:
 def _of_name(error: BaseException) -> Verdict | None:
     for kind in type(error).__mro__:
         module = kind.__module__ if type(kind.__module__) is str else ""
-        known = _KNOWN.get(module.partition(".")[0], _KNOWN_ANYWHERE)
-        found = known.get(kind.__name__) or _KNOWN_ANYWHERE.get(kind.__name__)
+        known = KNOWN.get(module.partition(".")[0], KNOWN_ANYWHERE)
+        found = known.get(kind.__name__) or KNOWN_ANYWHERE.get(kind.__name__)
         if found is not None:
             return found
     return None
 
 
 def _of_os_error(error: OSError) -> Verdict:
-    if is_a(error, _PERMANENT_OS):
+    if is_a(error, PERMANENT_OS):
         return UNKNOWN
     if is_a(error, ConnectionRefusedError):
         return UNSENT
     number = _peek(error, "errno")
     if type(number) is int:
-        if number in _PERMANENT_ERRNOS:
+        if number in PERMANENT_ERRNOS:
             return UNKNOWN
-        if number in _UNSENT_ERRNOS:
+        if number in UNSENT_ERRNOS:
             return UNSENT
     return LOST
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-import inspect
 import math
 import sys
 from collections import deque
@@ -27,6 +26,7 @@ from typing import Any, Final
 
 from headrace.errors import CallError, Disposition, EngineError, HeadraceError, PlanError
 from headrace.policies.gcra import Gcra, parse_rate
+from headrace.policies.limit_options import as_cost, name_of, problems, short
 
 __all__ = [
     "Claim",
@@ -171,16 +171,16 @@ class Limit:
         actual: Callable[[Any], float] | None = None,
         name: str | None = None,
     ) -> None:
-        problems = _problems(concurrency, rate, by, burst, cost, actual)
-        if problems:
-            raise PlanError("Limit: " + "; ".join(problems))
+        found = problems(concurrency, rate, by, burst, cost, actual)
+        if found:
+            raise PlanError("Limit: " + "; ".join(found))
         self.concurrency = concurrency
         self.rate = rate
         self.by = by
         self.burst = 1 if burst is None else burst
         self.cost = cost
         self.actual = actual
-        self.name = name or _name_of(by)
+        self.name = name or name_of(by)
         self.unit_cost = 1.0 if cost is None or callable(cost) else float(cost)
         self._states: dict[Hashable, KeyState] = {}
         self._ring: deque[KeyState] = deque()
@@ -203,7 +203,7 @@ class Limit:
             given.append(f"cost={getattr(self.cost, '__name__', self.cost)}")
         return (
             f"Limit({', '.join(given)})"
-            if self.name == _name_of(self.by)
+            if self.name == name_of(self.by)
             else f"Limit {self.name!r} ({', '.join(given)})"
         )
 
@@ -242,12 +242,12 @@ class Limit:
         except HeadraceError:
             raise  # an adapter's key function says better than we could what is wrong with the value
         except Exception as error:
-            raise LimitRefused(f"limit {self.name!r}: by= raised {error!r} for {_short(value)}") from error
+            raise LimitRefused(f"limit {self.name!r}: by= raised {error!r} for {short(value)}") from error
         try:
             state = self._states.get(key)
         except Exception as error:
             raise LimitRefused(
-                f"limit {self.name!r}: the key {_short(key)} cannot be hashed ({error}); let by= return a str"
+                f"limit {self.name!r}: the key {short(key)} cannot be hashed ({error}); let by= return a str"
             ) from error
         return self._new_state(key) if state is None else state
 
@@ -304,11 +304,11 @@ class Limit:
         """Give what a start of `value` costs. Raises LimitRefused."""
         assert callable(self.cost)
         try:
-            cost = _as_cost(self.cost(value))
+            cost = as_cost(self.cost(value))
         except HeadraceError:
             raise
         except Exception as error:
-            raise LimitRefused(f"limit {self.name!r}: cost= raised {error!r} for {_short(value)}") from error
+            raise LimitRefused(f"limit {self.name!r}: cost= raised {error!r} for {short(value)}") from error
         if not cost <= self.burst:
             raise LimitRefused(
                 f"limit {self.name!r}: a cost of {cost:g} can never fit into burst={self.burst:g}; "
@@ -320,72 +320,15 @@ class Limit:
         assert self.actual is not None
         assert state.gcra is not None
         try:
-            actual = _as_cost(self.actual(value))
+            actual = as_cost(self.actual(value))
         except Exception as error:  # noqa: BLE001  a user's function; the call's result stays good
             self._unsettled += 1
-            self._trouble = f"actual= raised {error!r} for {_short(value)}"
+            self._trouble = f"actual= raised {error!r} for {short(value)}"
             return
         state.gcra.refund(cost, actual)
 
 
-def _problems(concurrency: object, rate: Any, by: object, burst: Any, cost: Any, actual: object) -> list[str]:
-    found = []
-    if concurrency is None and rate is None:
-        found.append("give concurrency= or rate= (or both)")
-    if concurrency is not None and (type(concurrency) is not int or concurrency < 1):
-        found.append(f"concurrency={concurrency!r}: give a whole number, 1 or more")
-    if rate is not None:
-        try:
-            parse_rate(rate)
-        except PlanError as error:
-            found.append(str(error))
-    good_burst = burst is None or (_is_number(burst) and 1 <= burst < math.inf)
-    if not good_burst:
-        found.append(f"burst={burst!r}: give a finite number, 1 or more")
-    for name, value in (("burst", burst), ("cost", cost)):
-        if value is not None and rate is None:
-            found.append(f"{name}= counts against a rate; give rate= too")
-    if cost is not None and not callable(cost) and not (_is_number(cost) and 0 < cost < math.inf):
-        found.append(f"cost={cost!r}: give a finite number above 0, or a function of the value")
-    elif cost is not None and burst is None:
-        found.append("cost= needs burst=, the most that may start at once")
-    elif _is_number(cost) and _is_number(burst) and cost > burst:
-        found.append(f"cost={cost!r} can never fit into burst={burst!r}; give a burst of at least that")
-    if actual is not None and cost is None:
-        found.append("actual= corrects a cost; give cost= too")
-    for name, function in (("by", by), ("cost", cost if callable(cost) else None), ("actual", actual)):
-        if function is not None and (not callable(function) or inspect.iscoroutinefunction(function)):
-            found.append(f"{name}={function!r}: give a plain function")
-    return found
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _as_cost(value: Any) -> float:
-    """Give a cost as a float; raise ValueError for what cannot be one."""
-    cost = float(value)
-    if not 0.0 <= cost < math.inf:
-        raise ValueError(f"{value!r} is no cost: it must be a finite number, 0 or more")
-    return cost
-
-
-def _name_of(by: object) -> str:
-    name = getattr(by, "__name__", "limit")
-    return "limit" if name.startswith("<") else str(name)
-
-
-def _short(value: object) -> str:
-    try:
-        text = repr(value)
-    except Exception as error:  # noqa: BLE001  a stranger's __repr__, needed only for a message
-        return f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-# ---------------------------------------------------------------------------------------------------- the
-# five steps
+# ------------------------------------------------------------------------------------------- the steps
 
 
 def claim(limits: Sequence[Limit], value: Any, held: Sequence[Claim] = ()) -> list[Claim]:
