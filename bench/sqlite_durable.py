@@ -1,4 +1,4 @@
-"""Durable rows into SQLite: the ledger's commits of 1000 against `executemany` batches of 1000, alone and beside a busy loop.
+"""Durable rows into SQLite: the ledger's commits of 1000 against `executemany`, alone and beside a busy loop.
 
 Rules:
 1. The same columns, WAL, synchronous=FULL, in the same run, taking turns; medians of the rounds.
@@ -43,7 +43,9 @@ async def ours(path: Path, batches: int, busy: bool, order: str, times: list[flo
             shuffled[start : start + 1024] = part
     for number in range(batches):
         positions = shuffled[number * BATCH : (number + 1) * BATCH]
-        commits.append(Commit([Row(p, 0, row) for p, row in zip(positions, rows, strict=True)], done=positions))
+        commits.append(
+            Commit([Row(p, 0, row) for p, row in zip(positions, rows, strict=True)], done=positions)
+        )
     stop = asyncio.Event()
     burner = asyncio.create_task(burn(stop)) if busy else None
     began = time.perf_counter()

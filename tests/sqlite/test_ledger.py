@@ -175,7 +175,7 @@ def test_a_constraint_of_the_user_blames_one_row(tmp_path: Path) -> None:
 
     async def steps(ledger: SqliteLedger, _: JobState) -> None:
         rows = [Row(position, 0, {"v": value}) for position, value in ((10, 7), (11, 1), (12, 8))]
-        with pytest.raises(SinkError, match="position 11.*UNIQUE"):
+        with pytest.raises(SinkError, match=r"position 11.*UNIQUE"):
             await ledger.commit(Commit(rows, done=[10, 11, 12]))
         await ledger.commit(Commit([rows[0], rows[2]], done=[10, 12]))
 
@@ -322,14 +322,17 @@ def test_a_full_disk_stops_resumable(tmp_path: Path) -> None:
     """Where the file may grow no more, the commit fails in words, nothing is half-recorded, and the next run goes on."""
     path = tmp_path / "x.db"
 
+    async def fill_up(ledger: SqliteLedger) -> None:
+        for number in range(100):
+            rows = [Row(number * 10 + k, 0, {"b": b"x" * 20_000}) for k in range(10)]
+            await ledger.commit(Commit(rows, done=[row.position for row in rows]))
+
     async def fill(ledger: SqliteLedger, _: JobState) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (3 << 20, hard))
         try:
             with pytest.raises(LedgerError, match="full"):
-                for number in range(100):
-                    rows = [Row(number * 10 + k, 0, {"b": b"x" * 20_000}) for k in range(10)]
-                    await ledger.commit(Commit(rows, done=[row.position for row in rows]))
+                await fill_up(ledger)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
@@ -363,7 +366,7 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[4096:] = os.urandom(len(data) - 4096)
     path.write_bytes(data)
-    with pytest.raises(LedgerError, match="damaged|not an SQLite database"):
+    with pytest.raises(LedgerError, match=r"damaged|not an SQLite database"):
         store(path, [1])
 
 

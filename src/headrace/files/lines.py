@@ -1,7 +1,8 @@
 """The lines of a text file as a replayable source.
 
 Rules:
-1. The position of an item is the number of its line from 0: position 16 is line 17 of an editor. Blank lines and comments are void.
+1. The position of an item is the number of its line from 0: position 16 is line 17 of an editor. Blank lines and
+   comments are void.
 2. Memory is one block and the line under way, however long the file.
 3. What is not text is refused before anything moves; one bad line later on is that item's trouble, and stops nothing.
 4. Reads are small enough (256 KiB) to be done on the loop: each takes well under a millisecond from the page cache.

@@ -1,8 +1,8 @@
 """Many rows into a table in one step of SQLite.
 
 Rules:
-1. One `execute` for up to 1024 rows. `sqlite3` gives up the interpreter at every step, so `executemany` waits for it at every
-   row; beside a busy event loop that makes it some thirty times slower.
+1. One step for up to 1024 rows. `sqlite3` gives up the interpreter at every step, so `executemany` over rows waits for
+   it at every row, which can make it many times slower beside a busy event loop.
 2. Statements come in sizes of powers of two, each prepared once; what is missing is padded with rows at position -1, which
    the statement itself leaves out.
 3. Rows go in in their order.
@@ -19,7 +19,7 @@ from headrace.sqlite.schema import quoted
 __all__ = ["Insert"]
 
 _MOST_ROWS = 1024
-#: A step binds at most about this many bytes of text and blobs, as SQLite copies them and keeps the copies until the next use.
+#: A step binds at most about this many bytes of text and blobs: SQLite copies them and keeps the copies until the next use.
 _STEP_BYTES = 4 << 20
 _KEPT_BYTES = 256 << 10
 

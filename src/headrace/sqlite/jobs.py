@@ -93,7 +93,8 @@ def find_generation(connection: sqlite3.Connection, number: int) -> Generation:
 def begin_job(connection: sqlite3.Connection, request: JobRequest, table: str, now: float) -> Job:
     """Make a job with its first generation."""
     cursor = connection.execute(
-        "INSERT INTO headrace_jobs (name, state, options, created_at, updated_at, current) VALUES (?, 'unfinished', '{}', ?, ?, 0)",
+        "INSERT INTO headrace_jobs (name, state, options, created_at, updated_at, current)"
+        " VALUES (?, 'unfinished', '{}', ?, ?, 0)",
         (request.name, now, now),
     )
     number = cursor.lastrowid or 0

@@ -177,16 +177,31 @@ def connect_reader(path: str) -> sqlite3.Connection:
         raise LedgerError(f"{path} does not exist; give the output of a job")
     if os.path.isdir(path):
         raise LedgerError(f"{path} is a directory; give the output of a job, an SQLite file")
-    connection: sqlite3.Connection | None = None
     try:
-        connection = sqlite3.connect(
-            f"file:{_uri_path(path)}?mode=ro", uri=True, timeout=BUSY_TIMEOUT, isolation_level=None
-        )
-        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        return _connected(path, "mode=rw")
     except sqlite3.Error as error:
-        if connection is not None:
-            connection.close()
+        # On a read-only medium SQLite cannot make the files that WAL needs. Nobody writes there either: so read it as it is.
+        frozen = not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK)
+        if frozen and not os.path.exists(path + "-wal") and error.sqlite_errorname != "SQLITE_NOTADB":
+            try:
+                return _connected(path, "immutable=1")
+            except sqlite3.Error as second:
+                raise translated(second, path, "opening it to read") from second
         raise translated(error, path, "opening it to read") from error
+
+
+def _connected(path: str, mode: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"file:{_uri_path(path)}?{mode}", uri=True, timeout=BUSY_TIMEOUT, isolation_level=None
+    )
+    try:
+        # Not mode=ro: such a connection leaves its -wal and -shm files behind. A file without write permission is
+        # opened for reading all the same.
+        connection.execute("PRAGMA query_only=ON")
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
