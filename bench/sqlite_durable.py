@@ -3,6 +3,8 @@
 Rules:
 1. The same columns, WAL, synchronous=FULL, in the same run, taking turns; medians of the rounds.
 2. «busy» is an event loop that computes all the time in the main thread; both sides write from a thread of their own.
+3. Read «busy» on an idle machine with two free cores: only there is `executemany` robbed of the interpreter at every row.
+   On a loaded one the other thread wakes too late to take it, and its figure varies a hundredfold from run to run.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import headrace.sqlite as sqlite
 from headrace.ports import Commit, JobRequest, Row
 
 BATCH = 1000
-BURST = 0.02  # seconds that the busy loop computes between two turns
+BURST = 0.005  # seconds that the busy loop computes between two turns
 
 
 def values(count: int) -> list[dict[str, object]]:

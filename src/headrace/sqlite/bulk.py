@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from sys import getsizeof
 from typing import Any
 
 from headrace.sqlite.schema import quoted
@@ -22,6 +23,8 @@ _MOST_ROWS = 1024
 #: A step binds at most about this many bytes of text and blobs: SQLite copies them and keeps the copies until the next use.
 _STEP_BYTES = 4 << 20
 _KEPT_BYTES = 256 << 10
+#: What Python needs for a small value; only what goes beyond it is weighed.
+_PLAIN_SIZE = 64
 
 
 class Insert:
@@ -59,7 +62,7 @@ class Insert:
     def insert(self, flat: list[Any]) -> None:
         """Insert rows whose values stand one after the other in `flat`. Raises what sqlite3 raises, then some may be in."""
         total = len(flat) // self._width
-        weight = sum([len(value) for value in flat if type(value) is str or type(value) is bytes])
+        weight = sum(map(getsizeof, flat)) - _PLAIN_SIZE * len(flat)
         most = self._most
         while most > 1 and weight > _STEP_BYTES and most * weight > _STEP_BYTES * total:
             most >>= 1
