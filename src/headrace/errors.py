@@ -157,7 +157,7 @@ class ItemsFailed(ExceptionGroup[Exception], HeadraceError):
         self.unfinished = unfinished
         return self
 
-    def derive(self, excs: Sequence[Exception]) -> ItemsFailed:
+    def derive(self, excs: Sequence[Exception]) -> ItemsFailed:  # type: ignore[override]  # one kind of group
         """Keep type and counts where the group is split."""
         return ItemsFailed(self.message, excs, self.failures, self.unfinished)
 

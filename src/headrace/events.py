@@ -88,7 +88,7 @@ class KeyHeld(Event):
 
 @dataclasses.dataclass(slots=True)
 class StageStatistics:
-    """One stage at one moment: queued and waiting for what, running, attempts and failures so far, seconds spent in calls."""
+    """One stage at one moment: what queues, waits and runs, attempts and failures so far, seconds in calls."""
 
     name: str
     lane: str

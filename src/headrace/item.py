@@ -122,7 +122,9 @@ class Done(Outcome[T]):
 
     value: T
 
-    def __init__(self, item: Any, value: T, position: int = 0, attempts: int = 1, elapsed: float = 0.0) -> None:
+    def __init__(
+        self, item: Any, value: T, position: int = 0, attempts: int = 1, elapsed: float = 0.0
+    ) -> None:
         self.item = item
         self.value = value
         self.position = position
@@ -216,19 +218,16 @@ class Delivery:
     for a child it is the delivery that was fanned out, and for a batch it is the first of its members.
     """
 
-    ended: float  #: when it was settled; unset before
-
     __slots__ = (
         "attempts",
         "began",
         "claims",
-        "ended",
         "item",
         "more",
         "origin",
         "position",
-        "seq",
         "sent",
+        "seq",
         "state",
         "tried",
         "until",

@@ -93,7 +93,9 @@ class StageSpec:
 def _code_bytes(code: types.CodeType) -> bytes:
     parts = [code.co_code, repr(code.co_names).encode()]
     for constant in code.co_consts:
-        parts.append(_code_bytes(constant) if isinstance(constant, types.CodeType) else repr(constant).encode())
+        parts.append(
+            _code_bytes(constant) if isinstance(constant, types.CodeType) else repr(constant).encode()
+        )
     return b"\0".join(parts)
 
 
@@ -163,7 +165,9 @@ def _factories(uses: Any) -> Mapping[str, Callable[[], Any]]:
     if isinstance(uses, Mapping):
         for key, factory in uses.items():
             if not isinstance(key, str) or not key.isidentifier():
-                raise PlanError(f"uses={{{key!r}: …}}: the key is passed as a keyword, so it must be an identifier")
+                raise PlanError(
+                    f"uses={{{key!r}: …}}: the key is passed as a keyword, so it must be an identifier"
+                )
             if not callable(factory):
                 raise PlanError(
                     f"uses={{{key!r}: {_short(factory)}}}: give a function that opens it (a factory), not the open thing; "
@@ -201,7 +205,9 @@ class RunOptions:
     max_age: float | None = None
     accept_changes: bool = False
     grace: float = 8.0
-    recorded: Mapping[str, Any] = dataclasses.field(default_factory=dict)  #: kept with the job, for `resume`; no secrets
+    recorded: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  #: kept with the job, for `resume`; no secrets
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -242,7 +248,11 @@ class Plan:
         return {
             "source": self.source.name,
             "stages": [
-                {"name": stage.name, "kind": stage.kind, **({"shape": dict(stage.shape)} if stage.shape else {})}
+                {
+                    "name": stage.name,
+                    "kind": stage.kind,
+                    **({"shape": dict(stage.shape)} if stage.shape else {}),
+                }
                 for stage in self.stages
                 if stage.kind != "take"
             ],
@@ -292,7 +302,9 @@ class Plan:
                 f"give a sequence or one of headrace's own sources, or run it without job= and into()"
             )
         if not isinstance(self.sink, Transactional):
-            problems.append('job= needs a place to be kept: end the flow with .into(hr.sqlite.table("out.db"))')
+            problems.append(
+                'job= needs a place to be kept: end the flow with .into(hr.sqlite.table("out.db"))'
+            )
         kinds = [stage.kind for stage in self.stages]
         if "flat_map" in kinds and "batch" in kinds[kinds.index("flat_map") :]:
             problems.append(
@@ -306,18 +318,29 @@ class Plan:
     def explain(self, options: RunOptions) -> str:
         """Describe stages, lanes, policies in their order, limits, guarantees, and what may repeat after a crash."""
         window = self.window(options.window)
-        lines = [f"source   {self.source.name}" + ("" if isinstance(self.source, Replayable) else "   (read once)")]
+        lines = [
+            f"source   {self.source.name}" + ("" if isinstance(self.source, Replayable) else "   (read once)")
+        ]
         for number, stage in enumerate(self.stages, 1):
-            lines += [f"stage {number}  {line}" if not i else f"         {line}" for i, line in enumerate(_describe(stage))]
+            lines += [
+                f"stage {number}  {line}" if not i else f"         {line}"
+                for i, line in enumerate(_describe(stage))
+            ]
         sink = self.sink
         lines.append(f"sink     {sink.name if sink is not None else 'none: outcomes are handed to you'}")
-        lines.append(f"window   at most {window} open items, {options.window_bytes // 2**20} MiB of results under way")
+        lines.append(
+            f"window   at most {window} open items, {options.window_bytes // 2**20} MiB of results under way"
+        )
         durable = isinstance(sink, Transactional)
         if durable:
-            lines.append("kept     each item has one recorded result or one dead letter, whatever dies and whenever")
+            lines.append(
+                "kept     each item has one recorded result or one dead letter, whatever dies and whenever"
+            )
             lines.append(f"crash    up to {window} items are taken again; {self._repeats()}")
         else:
-            lines.append("kept     nothing: this run cannot be resumed; into(hr.sqlite.table(…)) makes it a job")
+            lines.append(
+                "kept     nothing: this run cannot be resumed; into(hr.sqlite.table(…)) makes it a job"
+            )
         return "\n".join(lines)
 
     def _repeats(self) -> str:
@@ -344,7 +367,11 @@ def _seconds(name: str, value: Any) -> list[str]:
 
 def _stage_problems(stage: StageSpec) -> list[str]:
     where = f"stage {stage.name!r}: "
-    problems = _seconds("timeout", stage.timeout) + _seconds("within", stage.within) + _seconds("linger", stage.linger)
+    problems = (
+        _seconds("timeout", stage.timeout)
+        + _seconds("within", stage.within)
+        + _seconds("linger", stage.linger)
+    )
     if not isinstance(stage.concurrency, int) or isinstance(stage.concurrency, bool) or stage.concurrency < 1:
         problems.append(f"concurrency={stage.concurrency!r}: give a whole number, 1 or more")
     if stage.effect not in get_args(Effect):
@@ -361,18 +388,25 @@ def _stage_problems(stage: StageSpec) -> list[str]:
         problems.append(f"fanout={stage.fanout!r}: give a whole number, 1 or more")
     if stage.retry is not None and not isinstance(stage.retry, Retry):
         problems.append(f"retry={stage.retry!r}: give hr.Retry(attempts=4)")
-    problems += [f"limits holds {_short(x)}: give hr.Limit objects" for x in stage.limits if not isinstance(x, Limit)]
+    problems += [
+        f"limits holds {_short(x)}: give hr.Limit objects" for x in stage.limits if not isinstance(x, Limit)
+    ]
     return [where + problem for problem in problems]
 
 
 def _describe(stage: StageSpec) -> list[str]:
     if stage.kind == "batch":
-        return [f"batch    of {stage.size}" + (f", at the latest after {stage.linger:g} s" if stage.linger else "")]
+        return [
+            f"batch    of {stage.size}"
+            + (f", at the latest after {stage.linger:g} s" if stage.linger else "")
+        ]
     if stage.kind == "take":
         return [f"take     {stage.size}, then the source stops"]
     if stage.kind == "until":
         return [f"until    {stage.name} says so, then the source stops"]
-    lines = [f"{stage.kind:8} {stage.name} on the {stage.lane} lane, {stage.concurrency} at a time, {stage.effect}"]
+    lines = [
+        f"{stage.kind:8} {stage.name} on the {stage.lane} lane, {stage.concurrency} at a time, {stage.effect}"
+    ]
     lines += [f"  limit    {limit!r}" for limit in stage.limits]
     if stage.timeout is not None:
         lines.append(f"  timeout  {stage.timeout:g} s per attempt")

@@ -8,11 +8,14 @@ Rules:
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import operator
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 from headrace.errors import EngineError, ItemsFailed
-from headrace.item import Delivery, Done, Failed, Outcome, Parked, Returned, Skipped
+from headrace.item import Done, Failed, Outcome, Parked, Returned, Skipped
 
 __all__ = ["FailureCause", "Outcomes", "Report", "StageReport", "exit_code"]
 
@@ -180,6 +183,31 @@ def _number(value: int) -> str:
     return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
+class DoneColumns:
+    """What is known of done items, a column each."""
+
+    __slots__ = ("attempts", "elapsed", "items", "positions", "values")
+
+    def __init__(self) -> None:
+        self.positions: list[int] = []
+        self.items: list[Any] = []
+        self.values: list[Any] = []
+        self.attempts = array("L")
+        self.elapsed = array("d")
+
+    def outcomes(self) -> Iterator[Done[Any]]:
+        """Make the outcome of each."""
+        columns = (self.items, self.values, self.positions, self.attempts, self.elapsed)
+        return map(Done, *columns)
+
+    def values_in_order(self) -> list[Any]:
+        """Give the values by position."""
+        positions = self.positions
+        if all(map(operator.lt, positions, itertools.islice(positions, 1, None))):
+            return list(self.values)
+        return [self.values[number] for number in sorted(range(len(positions)), key=positions.__getitem__)]
+
+
 class Outcomes(Generic[T]):
     """What `map` gives: the outcome of each item, in the order of the input.
 
@@ -188,13 +216,13 @@ class Outcomes(Generic[T]):
 
     def __init__(
         self,
-        deliveries: Sequence[Delivery],
+        done: DoneColumns,
         others: Sequence[Outcome[T]],
         report: Report,
         earlier: Mapping[int, Outcome[T]] | None = None,
     ) -> None:
         self.report = report
-        self._deliveries = deliveries
+        self._done = done
         self._others = others
         self._earlier = earlier or {}
         self._sorted: list[Outcome[T]] | None = None
@@ -202,9 +230,7 @@ class Outcomes(Generic[T]):
     def _all(self) -> list[Outcome[T]]:
         if self._sorted is None:
             found: dict[int, Outcome[T]] = dict(self._earlier)
-            for d in self._deliveries:
-                elapsed = d.ended - d.began if d.began else 0.0
-                found[d.position] = Done(d.item, d.value, d.position, d.attempts + d.tried, elapsed)
+            found.update((outcome.position, outcome) for outcome in self._done.outcomes())
             found.update((outcome.position, outcome) for outcome in self._others)
             self._sorted = [found[position] for position in sorted(found)]
         return self._sorted
@@ -217,7 +243,7 @@ class Outcomes(Generic[T]):
         """The values, aligned with the input. Raises ItemsFailed, with every failure, unless all are done."""
         self.check(skipped_too=True)
         if self._sorted is None and not self._others and not self._earlier:
-            return [d.value for d in sorted(self._deliveries, key=_position)]
+            return self._done.values_in_order()
         return [outcome.value for outcome in self._all() if isinstance(outcome, Done)]
 
     @property
@@ -255,7 +281,9 @@ class Outcomes(Generic[T]):
         errors = [_noted(failure) for failure in failures]
         parts = [f"{len(failures)} of {report.taken} items failed"] if failures else []
         parts += [f"{report.skipped} were skipped"] if skipped_too and report.skipped else []
-        parts += [f"{report.parked + report.returned} are unfinished"] if report.parked + report.returned else []
+        parts += (
+            [f"{report.parked + report.returned} are unfinished"] if report.parked + report.returned else []
+        )
         parts += ["the source had more to give"] if report.untaken else []
         if not errors:
             errors = [RuntimeError(report.stopped or "; ".join(parts))]
@@ -276,10 +304,6 @@ class Outcomes(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<Outcomes {self.report.line()}>"
-
-
-def _position(delivery: Delivery) -> int:
-    return delivery.position
 
 
 def _noted(failure: Failed[Any]) -> Exception:

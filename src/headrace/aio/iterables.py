@@ -188,4 +188,6 @@ def as_source(items: Any) -> Source:
             f"the source {getattr(items, '__name__', items)!r} is a function: call it (its result is what is iterated). The "
             f"form is hr.map(fn, items)"
         )
-    raise PlanError(f"the source is {type(items).__name__}, which cannot be iterated: give a list, a generator, hr.files.lines(…)")
+    raise PlanError(
+        f"the source is {type(items).__name__}, which cannot be iterated: give a list, a generator, hr.files.lines(…)"
+    )

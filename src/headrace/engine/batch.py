@@ -32,13 +32,13 @@ class Gatherer:
         self.level = level
         self.below = below
         self.members: list[Delivery] = []
-        self.forward: Callable[[Delivery], None] = run.leave
+        self.forward: Callable[[Delivery], None] = run.endings.leave
         self._timer: asyncio.TimerHandle | None = None
 
     def accept(self, delivery: Delivery) -> None:
         """Add a member; a full batch goes on at once."""
         if self.run.is_stopping and not delivery.sent:
-            self.run.give_back(delivery)
+            self.run.endings.give_back(delivery)
             return
         delivery.state = QUEUED
         self.members.append(delivery)
@@ -81,7 +81,7 @@ class Tap:
         self.run = run
         self.spec = spec
         self.passed = 0
-        self.forward: Callable[[Delivery], None] = run.leave
+        self.forward: Callable[[Delivery], None] = run.endings.leave
         self._predicate: Callable[[Any], Any] | None = spec.fn
 
     def accept(self, delivery: Delivery) -> None:
@@ -94,7 +94,7 @@ class Tap:
             try:
                 reached = self._predicate(delivery.value)
             except Exception as error:  # noqa: BLE001 - it becomes the outcome of the item
-                self.run.fail(delivery, self.spec.name, error)
+                self.run.endings.fail(delivery, self.spec.name, error)
                 return
             if reached:
                 self.run.stop_source(f"until({self.spec.name})")

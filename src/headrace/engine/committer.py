@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-import traceback
 from typing import TYPE_CHECKING, Any
 
 from headrace.engine.exits import FINAL_STATE, Exit, outcome_of
 from headrace.engine.lineage import Ending, row_order
+from headrace.engine.texts import chain_text, one_line
 from headrace.engine.window import Level, weigh
 from headrace.errors import LedgerError, SinkError
 from headrace.item import DONE, RETURNED, Delivery, Outcome
@@ -78,7 +78,9 @@ class Committer(Exit):
         if self._wake is not None:
             self._nudge()
 
-    def settle(self, root: Delivery, ending: Ending | None, rows: list[Delivery], held: dict[Level, int]) -> None:
+    def settle(
+        self, root: Delivery, ending: Ending | None, rows: list[Delivery], held: dict[Level, int]
+    ) -> None:
         """Buffer a root that ended otherwise. What is returned needs no record."""
         self._decide(root)
         if ending is not None and ending.kind == "returned":
@@ -86,7 +88,7 @@ class Committer(Exit):
             if root.position in self._open_intents:
                 self._open_intents.discard(root.position)
                 self._cleared.append(root.position)
-            self.run.release(held)
+            self.run.endings.release(held)
             self._keep(root, ending)
             self.run.settled(root, ending)
             return
@@ -144,7 +146,11 @@ class Committer(Exit):
                     finally:
                         timer.cancel()
                         self._wake = None
-                if self._buffer or self._intents or (self._closing and (self._void or self._bookmarks or self._cleared)):
+                if (
+                    self._buffer
+                    or self._intents
+                    or (self._closing and (self._void or self._bookmarks or self._cleared))
+                ):
                     await self._commit_buffer()
                 elif self._closing:
                     return
@@ -247,7 +253,7 @@ class Committer(Exit):
         for root, ending, _, held in entries:
             root.state = DONE if ending is None else FINAL_STATE[ending.kind]
             if held:
-                run.release(held)
+                run.endings.release(held)
             if ending is not None:
                 self._keep(root, ending)
             run.settled(root, ending)
@@ -264,18 +270,6 @@ class Committer(Exit):
         for root, _, _, held in entries:
             root.state = RETURNED
             if held:
-                self.run.release(held)
+                self.run.endings.release(held)
             self.run.settled(root, Ending("returned"))
         self.run.trouble(error)
-
-
-def one_line(error: BaseException) -> str:
-    """Say an error in one line, without control characters that a terminal would obey."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
-
-
-def chain_text(error: BaseException, limit: int = 8192) -> str:
-    """Give the chain of exceptions as text, the last `limit` characters of it."""
-    return "".join(traceback.format_exception(error))[-limit:]
-

@@ -20,6 +20,7 @@ from headrace.item import (
     FAILED,
     LIFE_CYCLE,
     RETURNED,
+    RUNNING,
     SKIPPED,
     Delivery,
     Done,
@@ -28,6 +29,7 @@ from headrace.item import (
     Returned,
     Skipped,
 )
+from headrace.report import DoneColumns
 
 if TYPE_CHECKING:
     from headrace.engine.run import Run
@@ -62,7 +64,9 @@ class Exit:
         """Take a root that came through all stages by itself."""
         raise NotImplementedError
 
-    def settle(self, root: Delivery, ending: Ending | None, rows: list[Delivery], held: dict[Level, int]) -> None:
+    def settle(
+        self, root: Delivery, ending: Ending | None, rows: list[Delivery], held: dict[Level, int]
+    ) -> None:
         """Take a root that ended otherwise: with children, in a batch, or without a value."""
         raise NotImplementedError
 
@@ -84,42 +88,66 @@ class CountExit(Exit):
         delivery.state = DONE
         self.run.settled(delivery, None)
 
-    def settle(self, root: Delivery, ending: Ending | None, rows: list[Delivery], held: dict[Level, int]) -> None:
+    def settle(
+        self, root: Delivery, ending: Ending | None, rows: list[Delivery], held: dict[Level, int]
+    ) -> None:
         """Count it."""
         self._decide(root)
         root.state = DONE if ending is None else FINAL_STATE[ending.kind]
-        self.run.release(held)
+        self.run.endings.release(held)
         self.run.settled(root, ending)
 
 
 class CollectExit(Exit):
-    """Keeps every outcome, for `map`. Values are kept as deliveries; `Outcomes` makes outcome objects when asked."""
+    """Keeps every outcome, for `map`, in columns: a million outcome objects would keep the garbage collector busy."""
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        self.deliveries: list[Delivery] = []
+        self.columns = DoneColumns()
         self.others: list[Outcome[Any]] = []
+        columns = self.columns
+        self._position = columns.positions.append
+        self._item = columns.items.append
+        self._value = columns.values.append
+        self._attempts = columns.attempts.append
+        self._elapsed = columns.elapsed.append
+        self._clock = run.clock
 
     def done(self, delivery: Delivery) -> None:
         """Keep it."""
-        if DECIDED not in LIFE_CYCLE[delivery.state]:
-            delivery.move(DECIDED)
+        if delivery.state != RUNNING:
+            self._decide(delivery)
         delivery.state = DONE
         run = self.run
-        delivery.ended = run.clock()
-        self.deliveries.append(delivery)
-        run.settled(delivery, None)
+        self._position(delivery.position)
+        self._item(delivery.item)
+        self._value(delivery.value)
+        self._attempts(delivery.tried)
+        self._elapsed(run.now - delivery.began)
+        run.roots.open -= 1
+        run.accounts.done += 1
+        if run.attention:
+            run.after_settled(delivery, None)
 
-    def settle(self, root: Delivery, ending: Ending | None, rows: list[Delivery], held: dict[Level, int]) -> None:
+    def _keep(self, root: Delivery) -> None:
+        self._position(root.position)
+        self._item(root.item)
+        self._value(root.value)
+        self._attempts(root.attempts + root.tried)
+        self._elapsed(self.run.now - root.began)
+
+    def settle(
+        self, root: Delivery, ending: Ending | None, rows: list[Delivery], held: dict[Level, int]
+    ) -> None:
         """Keep it."""
         self._decide(root)
         root.state = DONE if ending is None else FINAL_STATE[ending.kind]
         if ending is None:
-            root.ended = self.run.clock()
-            self.deliveries.append(root)
+            self.run.now = self._clock()
+            self._keep(root)
         else:
-            self.others.append(outcome_of(root, ending, self.run.clock()))
-        self.run.release(held)
+            self.others.append(outcome_of(root, ending, self._clock()))
+        self.run.endings.release(held)
         self.run.settled(root, ending)
 
 
@@ -129,14 +157,16 @@ class StreamExit(Exit):
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         # Root, how it ended, the outcome to hand over, what the root holds; `held` is None on all but a root's last entry.
-        self._ready: deque[tuple[Delivery, Ending | None, Outcome[Any] | None, dict[Level, int] | None]] = deque()
+        self.ready: deque[tuple[Delivery, Ending | None, Outcome[Any] | None, dict[Level, int] | None]] = (
+            deque()
+        )
         self._consumer: asyncio.Future[None] | None = None
         self._closed = False
 
     def done(self, delivery: Delivery) -> None:
         """Offer it."""
-        if DECIDED not in LIFE_CYCLE[delivery.state]:
-            delivery.move(DECIDED)
+        if delivery.state != RUNNING:
+            self._decide(delivery)
         delivery.state = DECIDED
         began = delivery.began
         outcome = Done(
@@ -146,29 +176,33 @@ class StreamExit(Exit):
             delivery.attempts + delivery.tried,
             self.run.clock() - began if began else 0.0,
         )
-        self._ready.append((delivery, None, outcome, NOTHING_HELD))
+        self.ready.append((delivery, None, outcome, NOTHING_HELD))
         if self._consumer is not None:
             self._wake()
 
-    def settle(self, root: Delivery, ending: Ending | None, rows: list[Delivery], held: dict[Level, int]) -> None:
+    def settle(
+        self, root: Delivery, ending: Ending | None, rows: list[Delivery], held: dict[Level, int]
+    ) -> None:
         """Offer it: one outcome for each delivery that left the flow, the root's place going with the last."""
         self._decide(root)
         now = self.run.clock()
         if ending is not None and ending.kind == "returned":
             root.state = RETURNED
-            self.run.release(held)
+            self.run.endings.release(held)
             self.run.settled(root, ending)
             return
         outcomes: list[Outcome[Any] | None]
         if ending is None:
             ordered = sorted(rows, key=row_order)
-            outcomes = [Done(r.item, r.value, r.position, r.attempts + r.tried, now - r.began) for r in ordered]
+            outcomes = [
+                Done(r.item, r.value, r.position, r.attempts + r.tried, now - r.began) for r in ordered
+            ]
         else:
             outcomes = [outcome_of(root, ending, now)]
         for outcome in outcomes[:-1]:
-            self._ready.append((root, None, outcome, None))
+            self.ready.append((root, None, outcome, None))
         # A root that gave no row has nothing to consume; its place is given back when the consumer gets there.
-        self._ready.append((root, ending, outcomes[-1] if outcomes else None, held))
+        self.ready.append((root, ending, outcomes[-1] if outcomes else None, held))
         self._wake()
 
     def _wake(self) -> None:
@@ -180,30 +214,36 @@ class StreamExit(Exit):
         self._closed = True
         self._wake()
 
-    async def next(self) -> Outcome[Any] | None:
-        """Wait for the next outcome; None at the end. The item of what is given counts as settled."""
-        while True:
-            while self._ready:
-                root, ending, outcome, held = self._ready.popleft()
-                if held is not None:
-                    root.state = DONE if ending is None else FINAL_STATE[ending.kind]
-                    self.run.release(held)
-                    self.run.settled(root, ending)
-                if outcome is not None:
-                    return outcome
+    def take(self) -> Outcome[Any] | None:
+        """Give the next outcome that is there, its item being settled by that; None where there is none."""
+        while self.ready:
+            root, ending, outcome, held = self.ready.popleft()
+            if held is not None:
+                root.state = DONE if ending is None else FINAL_STATE[ending.kind]
+                if held:
+                    self.run.endings.release(held)
+                self.run.settled(root, ending)
+            if outcome is not None:
+                return outcome
+        return None
+
+    async def wait(self) -> bool:
+        """Wait until there is an outcome to take; False at the end."""
+        while not self.ready:
             if self._closed:
-                return None
+                return False
             self._consumer = self.run.loop.create_future()
             try:
                 await self._consumer
             finally:
                 self._consumer = None
+        return True
 
     def give_back_unconsumed(self) -> None:
         """Return what was not consumed: the consumer has left."""
-        while self._ready:
-            root, _, _, held = self._ready.popleft()
+        while self.ready:
+            root, _, _, held = self.ready.popleft()
             if held is not None:
-                self.run.release(held)
+                self.run.endings.release(held)
                 root.state = RETURNED
                 self.run.settled(root, Ending("returned"))

@@ -48,7 +48,9 @@ def collecting(fn: Callable[..., Any], most: int) -> Callable[..., Any]:
 
 def _collect(children: Iterable[Any], most: int) -> list[Any]:
     if isinstance(children, (str, bytes)) or not isinstance(children, Iterable):
-        raise TypeError(f"flat_map needs a function that gives an iterable of children; it gave {type(children).__name__}")
+        raise TypeError(
+            f"flat_map needs a function that gives an iterable of children; it gave {type(children).__name__}"
+        )
     found = list(itertools.islice(children, most + 1))
     if len(found) > most:
         raise _too_many(most)

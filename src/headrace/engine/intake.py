@@ -34,6 +34,9 @@ class SettledCursor:
         self._ranges = ranges
         self._at = 0
 
+    def __bool__(self) -> bool:
+        return bool(self._ranges)
+
     def __contains__(self, position: int) -> bool:
         ranges = self._ranges
         while self._at < len(ranges) and ranges[self._at][1] <= position:
@@ -48,7 +51,9 @@ class Intake:
         self.run = run
         self.ended = False
         self.exhausted = False  # the source has no more; else it was stopped
-        self.reached = bookmark.position if bookmark is not None else 0  # all positions below have been taken or passed
+        self.reached = (
+            bookmark.position if bookmark is not None else 0
+        )  # all positions below have been taken or passed
         self._bookmark = bookmark
         self._settled = SettledCursor(settled)
         self.wanted: asyncio.Future[None] | None = None  # set while it waits for room
@@ -100,7 +105,9 @@ class Intake:
         except HeadraceError as error:
             self.run.trouble(error)
         except Exception as error:  # noqa: BLE001 - it is the user's iterable; translated once, here
-            raised = SourceError(f"the source {self.run.plan.source.name} failed: {type(error).__name__}: {error}")
+            raised = SourceError(
+                f"the source {self.run.plan.source.name} failed: {type(error).__name__}: {error}"
+            )
             raised.__cause__ = error
             self.run.trouble(raised)
         finally:
@@ -113,7 +120,7 @@ class Intake:
         try:
             await reader.close()
         except Exception as error:  # noqa: BLE001 - the items are safe; the run tells of it and goes on
-            self.run.warn(f"closing the source failed: {type(error).__name__}: {error}")
+            self.run.accounts.warnings.append(f"closing the source failed: {type(error).__name__}: {error}")
 
     async def _room(self) -> int:
         """Wait for room in the window, and say how many items may be read."""
@@ -124,23 +131,24 @@ class Intake:
             self._room_enough = max(1, min(CHUNK, (window.roots.share - self.run.plan.concurrency) // 4))
             self.wanted = self.run.loop.create_future()
             self.run.window_full()
+            self.run.look()
             await self.wanted
             self.wanted = None
+            self.run.look()
         room = min(CHUNK, window.room())
         return room if self._left is None else min(room, self._left)
 
     def _admit(self, chunk: Chunk) -> None:
         """Take a chunk's items into the window."""
         run = self.run
-        positions = range(chunk.start, chunk.end) if chunk.positions is None else chunk.positions
-        settled = self._settled
-        if settled._ranges:
-            pairs = [(p, item) for p, item in zip(positions, chunk.payloads, strict=True) if p not in settled]
-        else:
-            pairs = list(zip(positions, chunk.payloads, strict=True))
+        positions: Sequence[int] = chunk.positions or range(chunk.start, chunk.start + len(chunk.payloads))
+        payloads = chunk.payloads
+        if self._settled:
+            pairs = [(p, item) for p, item in zip(positions, payloads, strict=True) if p not in self._settled]
+            positions, payloads = [p for p, _ in pairs], [item for _, item in pairs]
         level = run.window.roots
         seq = level.sequence
-        deliveries = [Delivery(position, item, number) for number, (position, item) in enumerate(pairs, seq)]
+        deliveries = list(map(Delivery, positions, payloads, range(seq, seq + len(payloads))))
         level.sequence = seq + len(deliveries)
         level.open += len(deliveries)
         if self._left is not None:

@@ -23,7 +23,12 @@ class Ending:
     __slots__ = ("error", "in_doubt", "kind", "reason", "stage")
 
     def __init__(
-        self, kind: str, stage: str = "", error: Exception | None = None, reason: str = "", in_doubt: bool = False
+        self,
+        kind: str,
+        stage: str = "",
+        error: Exception | None = None,
+        reason: str = "",
+        in_doubt: bool = False,
     ) -> None:
         self.kind = kind
         self.stage = stage
@@ -137,5 +142,3 @@ def row_order(row: Delivery) -> tuple[int, ...]:
 def child_path(delivery: Delivery) -> str:
     """Name a delivery among what its root was fanned out into: "" for the root, else "3" or "3.1"."""
     return ".".join(map(str, row_order(delivery)))
-
-

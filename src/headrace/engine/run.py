@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
@@ -23,34 +22,32 @@ from typing import Any
 from headrace.aio.due import DueHeap
 from headrace.aio.sweep import DeadlineSweep
 from headrace.aio.tasks import TaskOwner
+from headrace.engine.accounts import Accounts
 from headrace.engine.batch import Gatherer, Tap
 from headrace.engine.bus import Bus
-from headrace.engine.committer import Committer, one_line
+from headrace.engine.committer import Committer
+from headrace.engine.endings import Endings
 from headrace.engine.exits import Exit
 from headrace.engine.fanout import collecting
 from headrace.engine.intake import Intake
-from headrace.engine.lineage import Ending, Family, close_if_over, complete
+from headrace.engine.lineage import Ending
 from headrace.engine.resources import open_resource
 from headrace.engine.stage import PATIENCE, Caller, Slot, carry
-from headrace.engine.window import Level, Window, weigh
+from headrace.engine.texts import one_line
+from headrace.engine.window import WEIGHTLESS, Window, weigh
 from headrace.errors import EngineError, HeadraceError, InDoubt, LaneError, LedgerError, SinkError
 from headrace.events import (
-    AttemptFailed,
-    ItemSettled,
     KeyHeld,
     RunFinished,
     RunStarted,
     RunStateChanged,
-    StageStatistics,
-    Statistics,
     StatisticsSampled,
 )
-from headrace.item import DECIDED, FINAL, SPREAD, Delivery
+from headrace.item import Delivery
 from headrace.plan import Plan, RunOptions
 from headrace.policies import limits as admission
-from headrace.policies.deadlines import FailureCap
 from headrace.ports import Chunk, JobState, Lane, Ledger, Replayable, Shared, Subscriber
-from headrace.report import FailureCause, Report, StageReport
+from headrace.report import Report
 
 __all__ = ["Run"]
 
@@ -85,7 +82,7 @@ class Run:
         self.window = Window(plan.window(options.window), plan.levels, options.window_bytes)
         self.roots = self.window.roots
         self.sweep = DeadlineSweep(self.loop, self._limited_slots, self._expired)
-        self.breathe_at = 0.0
+        self.now = self.clock()  # when the call ended whose result is being handed on
         self.bus: Bus | None = Bus(self.loop, subscribers) if subscribers else None
         self.workers = TaskOwner(self._task_failed)
         self._tasks = TaskOwner(self._task_failed)
@@ -93,6 +90,7 @@ class Run:
         self._repeats: DueHeap[tuple[Caller, Delivery]] = DueHeap(self.loop, self._repeat_due)
         self._late: DueHeap[tuple[Caller, Delivery]] = DueHeap(self.loop, self._late_due)
         # states
+        self.attention = True
         self.state = "opening"
         self.is_stopping = False
         self.stopped: str | None = None
@@ -100,16 +98,13 @@ class Run:
         self._resumable_stop = False  # whether the stop leaves the run unfinished, as `take` does not
         self._over = asyncio.Event()
         self._timers: list[asyncio.TimerHandle] = []
-        # accounts
-        self.taken = self.done = self.failed = self.skipped = self.returned = 0
+        self.trouble_raised: BaseException | None = None
         self.began = self.clock()
-        self._causes: dict[tuple[str, str], FailureCause] = {}
-        self._warnings: list[str] = list(state.warnings) if state is not None else []
-        self._trouble: BaseException | None = None
-        self._cap = FailureCap(options.max_failures) if options.max_failures is not None else None
         self._in_doubt = {intent.position for intent in state.intents} if state is not None else set()
         # parts
         self.nodes: list[Node] = []
+        self.accounts = Accounts(self)
+        self.endings = Endings(self)
         self.exit = make_exit(self)
         self._build()
         self.intake = Intake(
@@ -131,7 +126,9 @@ class Run:
             level = below
         for node, following in zip(self.nodes, self.nodes[1:], strict=False):
             node.forward = self._carrier(following) if isinstance(node, Caller) else following.accept
-        self._has_order = any(level.reorders for level in self.window.levels)
+        if self.nodes and self.plan.levels == 1:
+            self.nodes[-1].forward = self.exit.done  # nothing can have an origin
+        self.endings.has_order = any(level.reorders for level in self.window.levels)
 
     def _carrier(self, following: Node) -> Callable[[Delivery], None]:
         def forward(delivery: Delivery) -> None:
@@ -139,6 +136,11 @@ class Run:
             following.accept(delivery)
 
         return forward
+
+    @property
+    def leaves_work(self) -> bool:
+        """Whether the run was stopped before the source ended, other than by `take` or `until`."""
+        return self._resumable_stop and not self.intake.exhausted
 
     @property
     def callers(self) -> list[Caller]:
@@ -158,7 +160,7 @@ class Run:
             self._start()
             await self._over.wait()
             await self._close()
-        return self.report()
+        return self.accounts.report()
 
     async def _open(self, resources: contextlib.AsyncExitStack) -> None:
         shared: dict[Any, Any] = {}
@@ -191,7 +193,6 @@ class Run:
 
     def _start(self) -> None:
         self.began = self.clock()
-        self.breathe_at = self.began
         if self.bus is not None:
             state, source = self.job_state, self.plan.source
             self.bus.emit(
@@ -231,16 +232,16 @@ class Run:
         await self._finish_ledger()
         if self.bus is not None:
             self._set_state("closed")
-            self.bus.emit(StatisticsSampled(time.time(), self.statistics()))
-            self.bus.emit(RunFinished(time.time(), self.report().as_dict()))
+            self.bus.emit(StatisticsSampled(time.time(), self.accounts.statistics()))
+            self.bus.emit(RunFinished(time.time(), self.accounts.report().as_dict()))
             self.bus.flush()
-            self._warnings += self.bus.dropped
+            self.accounts.warnings += self.bus.dropped
         self.state = "closed"
 
     async def _finish_ledger(self) -> None:
         if self.ledger is None:
             return
-        report = self.report()
+        report = self.accounts.report()
         try:
             if not isinstance(self.exit, Committer) or self.exit.failed is None:
                 complete_job = self.intake.exhausted and not report.returned and not report.parked
@@ -297,18 +298,14 @@ class Run:
 
     def trouble(self, error: BaseException) -> None:
         """Note a trouble of the run itself, the first one, and stop: at once where nothing can be recorded any more."""
-        if self._trouble is None:
-            self._trouble = error
+        if self.trouble_raised is None:
+            self.trouble_raised = error
         self._resumable_stop = True
         reason = one_line(error)
         if isinstance(error, (LedgerError, SinkError, LaneError, EngineError)):
             self.request_cancel(reason)
         else:
             self.stop_source(reason)
-
-    def warn(self, text: str) -> None:
-        """Add a warning to the report."""
-        self._warnings.append(text)
 
     def pause(self) -> None:
         """Start no more calls until `resume`; running ones finish."""
@@ -344,14 +341,14 @@ class Run:
                 self._drain_caller(node)
             elif isinstance(node, Gatherer):
                 for member in node.drain():
-                    self.give_back(member)
+                    self.endings.give_back(member)
         waiting = [*self._repeats.drain()]
         for caller, delivery in waiting:
             if delivery.sent:
                 caller.retry_due(delivery)
             else:
                 caller.waiting -= 1
-                self.give_back(delivery)
+                self.endings.give_back(delivery)
         if isinstance(self.exit, Committer):
             self.exit.hurry()
 
@@ -361,7 +358,7 @@ class Run:
             if delivery.sent and self.state == "draining":
                 carried.append(delivery)
             else:
-                self.give_back(delivery)
+                self.endings.give_back(delivery)
         caller.dispatch.open()
         for delivery in carried:
             caller.dispatch.accept(delivery)
@@ -383,6 +380,7 @@ class Run:
 
     def intake_over(self) -> None:
         """The source is read to its end, or was stopped."""
+        self.look()
         if isinstance(self.exit, Committer):
             self.exit.hurry()
         self.flush_batches()
@@ -398,127 +396,43 @@ class Run:
         for node in self.nodes:
             if isinstance(node, Caller):
                 upstream_busy = upstream_busy or node.is_busy
-            elif isinstance(node, Gatherer):
-                if not upstream_busy and node.members:
-                    node.flush()
-                    upstream_busy = True
+            elif isinstance(node, Gatherer) and not upstream_busy and node.members:
+                node.flush()
+                upstream_busy = True
         self._flush_when_idle = any(isinstance(node, Gatherer) and node.members for node in self.nodes)
+        self.look()
 
     _flush_when_idle = False
 
-    # ------------------------------------------------------------------ how deliveries end
-
-    def leave(self, delivery: Delivery) -> None:
-        """Take a delivery that came through all stages."""
-        if delivery.origin is None:
-            self.exit.done(delivery)
-            return
-        root = delivery.origin
-        while root.origin is not None:
-            root = root.origin
-        weight = weigh(delivery.value)
-        root.weight += weight
-        self.window.bytes_open += weight - delivery.weight
-        delivery.weight = 0
-        complete(delivery, None, [delivery], {}, self.settle)
-
-    def fail(
-        self, delivery: Delivery, stage: str, error: Exception, *, in_doubt: bool = False, final: bool = False
-    ) -> None:
-        """Fail a delivery, and with it its root."""
-        if in_doubt and not isinstance(error, InDoubt):
-            raised = InDoubt(f"the call may have taken effect, and its end is unknown: {one_line(error)}")
-            raised.__cause__ = error
-            error = raised
-        self._end(delivery, Ending("failed", stage, error, in_doubt=in_doubt))
-
-    def skip(self, delivery: Delivery, reason: str) -> None:
-        """Settle a delivery as skipped."""
-        self._end(delivery, Ending("skipped", reason=reason))
-
-    def drop(self, delivery: Delivery) -> None:
-        """End a child whose root has failed already."""
-        self._end(delivery, Ending("skipped", reason="its item has failed"))
-
-    def give_back(self, delivery: Delivery) -> None:
-        """Return a delivery to the source; one whose *once* call went out is in doubt instead."""
-        if delivery.state in FINAL or delivery.state in (SPREAD, DECIDED):
-            return
-        if delivery.sent:
-            stopped = InDoubt("the run was cancelled when the call had gone out; its end is unknown")
-            self._end(delivery, Ending("failed", "run", stopped, in_doubt=True))
-        else:
-            self._end(delivery, Ending("returned"))
-
-    def _end(self, delivery: Delivery, ending: Ending) -> None:
-        if not self._has_order:
-            complete(delivery, ending, [], {}, self.settle)
-            return
-        reorders = self._level_of(delivery).reorders
-        for reorder in reorders[:-1]:
-            reorder.passes(delivery, None)
-        if ending.kind == "returned" or not reorders:
-            for reorder in reorders[-1:]:
-                reorder.passes(delivery, None)
-            complete(delivery, ending, [], {}, self.settle)
-        elif not reorders[-1].passes(delivery, lambda: complete(delivery, ending, [], {}, self.settle)):
-            complete(delivery, ending, [], {}, self.settle)
-
-    def _level_of(self, delivery: Delivery) -> Level:
-        depth = 0
-        while delivery.origin is not None:
-            delivery = delivery.origin
-            depth += 1
-        return self.window.levels[depth]
-
-    def settle(
-        self, root: Delivery, ending: Ending | None, rows: list[Delivery], held: dict[Level, int]
-    ) -> None:
-        """Pass a root on to the exit."""
-        self.exit.settle(root, ending, rows, held)
-
-    def stop_family(self, parent: Delivery) -> None:
-        """Let no more children of `parent` in: it failed, or the run stops."""
-        family: Family = parent.more
-        family.closed = True
-        if family.bad is None:
-            family.bad = Ending("returned")
-
-    def close_family(self, parent: Delivery) -> None:
-        """End `parent` if all its children have."""
-        close_if_over(parent, self.settle)
-
-    def release(self, held: Mapping[Level, int]) -> None:
-        """Give back the window places of a root's descendants."""
-        for level, count in held.items():
-            for _ in range(count):
-                level.leave()
-
-    # ------------------------------------------------------------------ accounts
+    # ------------------------------------------------------------------ what comes in and goes out
 
     def taken_in(self, deliveries: list[Delivery], chunk: Chunk) -> None:
         """Take a chunk's deliveries into the first stage."""
-        self.taken += len(deliveries)
+        self.accounts.taken += len(deliveries)
         if isinstance(self.exit, Committer):
             self._note_passed(chunk)
             if self._in_doubt:
                 deliveries = [d for d in deliveries if not self._was_in_doubt(d)]
-        for delivery in deliveries:
-            weight = weigh(delivery.item)
-            if weight:
-                delivery.weight = weight
-                self.window.bytes_open += weight
+        if not WEIGHTLESS.issuperset(map(type, chunk.payloads)):
+            self._weigh(deliveries)
         first = self.nodes[0] if self.nodes else None
         if isinstance(first, Caller):
             if self.is_stopping:
                 for delivery in deliveries:
-                    self.give_back(delivery)
+                    self.endings.give_back(delivery)
             else:
                 first.dispatch.accept_all(deliveries)
             return
-        accept = first.accept if first is not None else self.leave
+        accept = first.accept if first is not None else self.endings.leave
         for delivery in deliveries:
             accept(delivery)
+
+    def _weigh(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            delivery.weight = weigh(delivery.item)
+            self.window.bytes_open += delivery.weight
+        self.window.weighs = True
+        self.look()
 
     def _note_passed(self, chunk: Chunk) -> None:
         assert isinstance(self.exit, Committer)
@@ -538,72 +452,41 @@ class Run:
         self._in_doubt.discard(delivery.position)
         died = InDoubt("an earlier run died when the call had gone out; its end is unknown")
         delivery.sent = True
-        self._end(delivery, Ending("failed", "run", died, in_doubt=True))
+        self.endings.fail(delivery, "run", died, in_doubt=True)
         return True
 
     def settled(self, root: Delivery, ending: Ending | None) -> None:
         """Count a root that has reached its final state, and give its place in the window back."""
-        roots = self.roots
-        roots.open -= 1
+        self.roots.open -= 1
         if ending is None:
-            self.done += 1
+            self.accounts.done += 1
         else:
-            self._count(root, ending)
+            self.accounts.count(root, ending)
+        if self.attention:
+            self.after_settled(root, ending)
+
+    def after_settled(self, root: Delivery, ending: Ending | None) -> None:
+        """Do what a settled item calls for, while `attention` says that it may call for something."""
         if root.weight:
             self.window.bytes_open -= root.weight
         if self.bus is not None:
-            self._tell_settled(root, ending)
-        intake = self.intake
-        if intake.wanted is not None:
-            intake.room_freed()
-        if not roots.open:
+            self.accounts.tell_settled(root, ending)
+        if self.intake.wanted is not None:
+            self.intake.room_freed()
+        if not self.roots.open:
             self._check_over()
         elif self._flush_when_idle:
             self.flush_batches()
 
-    def _count(self, root: Delivery, ending: Ending) -> None:
-        if ending.kind == "returned":
-            self.returned += 1
-            return
-        if ending.kind == "skipped":
-            self.skipped += 1
-            return
-        self.failed += 1
-        error = ending.error
-        assert error is not None
-        key = (ending.stage, type(error).__name__)
-        cause = self._causes.get(key)
-        if cause is not None:
-            cause.count += 1
-        elif len(self._causes) < 50:
-            self._causes[key] = FailureCause(ending.stage, type(error).__name__, one_line(error)[:200])
-        if self.options.on_failure == "stop":
-            self.request_cancel(f"an item failed and on_failure is stop: {one_line(error)[:200]}")
-        elif self._cap is not None and self._cap.exceeded(self.failed, self.done + self.failed + self.skipped, self.taken):
-            self.request_stop(f"more failed than max_failures={self.options.max_failures!r} allows")
-
-    def _tell_settled(self, root: Delivery, ending: Ending | None) -> None:
-        assert self.bus is not None
-        if ending is not None and ending.kind == "returned":
-            return
-        error = ending.error if ending is not None else None
-        self.bus.emit(
-            ItemSettled(
-                time.time(),
-                root.position,
-                "done" if ending is None else ending.kind,
-                ending.stage if ending is not None else "",
-                root.attempts + root.tried,
-                self.clock() - root.began if root.began else 0.0,
-                None if error is None else f"{type(error).__name__}: {one_line(error)[:200]}",
-            )
+    def look(self) -> None:
+        """Decide whether a settled item calls for more than to be counted. Called when what it depends on changes."""
+        self.attention = (
+            self.bus is not None
+            or self.window.weighs
+            or self.intake.wanted is not None
+            or self.intake.ended
+            or self._flush_when_idle
         )
-
-    def attempt_failed(self, delivery: Delivery, stage: str, error: Exception, after: float | None) -> None:
-        """Tell of a failed attempt."""
-        if self.bus is not None:
-            text = f"{type(error).__name__}: {one_line(error)[:200]}"
-            self.bus.emit(AttemptFailed(time.time(), delivery.position, stage, delivery.tried, text, after))
 
     # ------------------------------------------------------------------ waiting for a time
 
@@ -630,7 +513,9 @@ class Run:
         for state in admission.hold(claims, until):
             if self.bus is not None:
                 at = time.time()
-                self.bus.emit(KeyHeld(at, state.limit.name, str(state.key), at + seconds, one_line(error)[:200]))
+                self.bus.emit(
+                    KeyHeld(at, state.limit.name, str(state.key), at + seconds, one_line(error)[:200])
+                )
 
     async def intend(self, delivery: Delivery, stage: str) -> None:
         """Record a *once* call before it goes out; at once where there is no ledger."""
@@ -649,8 +534,8 @@ class Run:
         if caller.given_up > most:
             self.trouble(
                 LaneError(
-                    f"{caller.given_up} calls of {caller.spec.name} went on after they were cancelled. Does the function swallow "
-                    f"CancelledError?"
+                    f"{caller.given_up} calls of {caller.spec.name} went on after they were cancelled. Does the "
+                    f"function swallow CancelledError?"
                 )
             )
 
@@ -677,65 +562,19 @@ class Run:
 
     def _sample(self) -> None:
         if self.bus is not None and self.state not in ("closed", "flushing"):
-            self.bus.emit(StatisticsSampled(time.time(), self.statistics()))
+            self.bus.emit(StatisticsSampled(time.time(), self.accounts.statistics()))
             self._later(SAMPLE_EVERY, self._sample)
-            self._timers = [timer for timer in self._timers if not timer.cancelled() and timer.when() > self.clock() - 1]
+            self._timers = [
+                timer for timer in self._timers if not timer.cancelled() and timer.when() > self.clock() - 1
+            ]
 
     def subscribe(self, subscriber: Subscriber) -> None:
         """Let someone listen from now on."""
         if self.bus is None:
             self.bus = Bus(self.loop, [])
             self._sample()
+            self.look()
         self.bus.subscribe(subscriber)
-
-    def statistics(self) -> Statistics:
-        """Say how the run stands now."""
-        callers = self.callers
-        return Statistics(
-            taken=self.taken,
-            done=self.done,
-            failed=self.failed,
-            skipped=self.skipped,
-            returned=self.returned,
-            open=self.window.open,
-            window=self.window.limit,
-            open_bytes=self.window.bytes_open,
-            attempts=sum(caller.attempts for caller in callers),
-            elapsed=self.clock() - self.began,
-            state=self.state,
-            stages=[self._stage_statistics(caller) for caller in callers],
-            keys=self._busiest_keys(),
-            source_ended=self.intake.ended,
-        )
-
-    @staticmethod
-    def _stage_statistics(caller: Caller) -> StageStatistics:
-        return StageStatistics(
-            name=caller.spec.name,
-            lane=caller.spec.lane,
-            queued=len(caller.dispatch),
-            held=getattr(caller.dispatch, "held", 0),
-            running=caller.running,
-            waiting=caller.waiting,
-            attempts=caller.attempts,
-            failures=caller.failures,
-            busy=caller.busy,
-            abandoned=caller.lane.abandoned + caller.given_up,
-        )
-
-    def _busiest_keys(self, most: int = 8) -> list[Mapping[str, Any]]:
-        now = self.clock()
-        limits = {limit for caller in self.callers for limit in caller.spec.limits if limit.by is not None}
-        return [
-            {
-                "limit": limit.name,
-                "key": str(key.key),
-                "running": key.running,
-                "held": max(0.0, key.held_until - now) if math.isfinite(key.held_until) else 0.0,
-            }
-            for limit in limits
-            for key in limit.busiest(most)
-        ]
 
     def fingerprint(self) -> Mapping[str, Any] | None:
         """Describe the source up to what has been taken."""
@@ -751,47 +590,3 @@ class Run:
     def item_text(item: Any) -> str:
         """Give an item as a dead letter shows it."""
         return item if isinstance(item, str) else repr(item)
-
-    def report(self) -> Report:
-        """Account for every item."""
-        state, trouble = self.job_state, self._trouble
-        ended = self.state in ("flushing", "closed")
-        capped = self._cap is not None and not self._cap.exceeded(
-            self.failed, self.done + self.failed + self.skipped, self.taken, ended=True
-        )
-        return Report(
-            taken=self.taken,
-            done=self.done,
-            failed=self.failed,
-            skipped=self.skipped,
-            returned=self.returned,
-            elapsed=self.clock() - self.began,
-            stages=[
-                StageReport(
-                    c.spec.name, c.spec.lane, c.spec.concurrency, c.attempts, c.failures, c.busy,
-                    c.lane.abandoned + c.given_up,
-                )
-                for c in self.callers
-            ],  # fmt: skip
-            causes=sorted(self._causes.values(), key=lambda cause: -cause.count),
-            job=self.options.job,
-            place=getattr(self.plan.sink, "place", None),
-            job_done=state.done + self.done if state is not None else None,
-            job_failed=state.failed + self.failed if state is not None else None,
-            job_skipped=state.skipped + self.skipped if state is not None else None,
-            stopped=self.stopped,
-            untaken=self._resumable_stop and not self.intake.exhausted,
-            within_max_failures=capped,
-            signal=self.signal,
-            trouble=None if trouble is None else f"{type(trouble).__name__}: {one_line(trouble)}",
-            fault=isinstance(trouble, EngineError),
-            warnings=tuple(self._warnings),
-            abandoned=self.abandoned,
-            commits=self.exit.commits if isinstance(self.exit, Committer) else 0,
-            finished_at=state.finished_at if state is not None and ended and not self.taken else None,
-        )
-
-    @property
-    def trouble_raised(self) -> BaseException | None:
-        """The run's own trouble, if it had one."""
-        return self._trouble

@@ -42,13 +42,15 @@ BREATH = 0.005
 class Slot:
     """A worker's place, and the attempt in it. Adapters see it as `ports.Call`."""
 
-    __slots__ = ("began", "deadline", "delivery", "ending", "stage", "stuck", "task")
+    __slots__ = ("began", "busy", "calls", "deadline", "delivery", "ending", "stage", "stuck", "task")
 
     def __init__(self, stage: Caller) -> None:
         self.stage = stage
         self.task: asyncio.Task[None] | None = None
         self.delivery: Delivery | None = None
         self.began = 0.0
+        self.calls = 0
+        self.busy = 0.0
         self.deadline: float | None = None
         self.ending: str | None = None  # why the engine cancelled it: "timeout", "stop" or "given up"
         self.stuck: Stuck | None = None
@@ -77,7 +79,13 @@ class Slot:
     def idempotency_key(self) -> str:
         """A key that is the same for every attempt of this call, in later runs too."""
         run, delivery = self.stage.run, self._current()
-        parts = (run.options.job, self.stage.spec.name, delivery.position, child_path(delivery), run.generation)
+        parts = (
+            run.options.job,
+            self.stage.spec.name,
+            delivery.position,
+            child_path(delivery),
+            run.generation,
+        )
         return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
 
     async def readmit(self, value: Any) -> None:
@@ -95,15 +103,14 @@ class Caller:
         self.level = level  # of the deliveries that come in
         self.below = below  # of those that go out; another one for a fan-out
         self.slots: list[Slot] = []
-        self.attempts = 0
         self.failures = 0
-        self.busy = 0.0
-        self.running = 0
+        self._calls_before = 0  # of workers that were given up
+        self._busy_before = 0.0
         self.waiting = 0
         self.emitting = 0
         self.given_up = 0  # workers lost to calls that would not end
         self.ended = False
-        self.forward: Callable[[Delivery], None] = run.leave
+        self.forward: Callable[[Delivery], None] = run.endings.leave
         self._call: Callable[[Any], Awaitable[Any]] | None = None
         self._gate = Gate()
         self._reorder: Reorder | None = None
@@ -117,6 +124,21 @@ class Caller:
             if spec.limits
             else Dispatch(loop, spec.concurrency, self.spawn)
         )
+
+    @property
+    def attempts(self) -> int:
+        """The calls that are over."""
+        return self._calls_before + sum(slot.calls for slot in self.slots)
+
+    @property
+    def busy(self) -> float:
+        """The seconds that these calls took."""
+        return self._busy_before + sum(slot.busy for slot in self.slots)
+
+    @property
+    def running(self) -> int:
+        """The calls under way."""
+        return sum(slot.delivery is not None for slot in self.slots)
 
     @property
     def is_busy(self) -> bool:
@@ -136,13 +158,13 @@ class Caller:
     def accept(self, delivery: Delivery) -> None:
         """Queue a delivery from the stage before, or from the source."""
         if self.run.is_stopping and not delivery.sent:
-            self.run.give_back(delivery)
+            self.run.endings.give_back(delivery)
             return
         delivery.state = QUEUED
         self.dispatch.accept(delivery)
 
     def _refuse(self, delivery: Delivery, error: CallError) -> None:
-        self.run.fail(delivery, self.spec.name, error)
+        self.run.endings.fail(delivery, self.spec.name, error)
 
     def retry_due(self, delivery: Delivery) -> None:
         """Queue a delivery whose time to be repeated has come."""
@@ -157,7 +179,11 @@ class Caller:
 
     def fail_late(self, delivery: Delivery) -> None:
         """Fail a delivery that waited past its `within=`."""
-        self.run.fail(delivery, self.spec.name, TimedOut(f"not done within {self.spec.within:g} s (waiting to be called)"))
+        self.run.endings.fail(
+            delivery,
+            self.spec.name,
+            TimedOut(f"not done within {self.spec.within:g} s (waiting to be called)"),
+        )
 
     # ------------------------------------------------------------------ the workers
 
@@ -171,14 +197,22 @@ class Caller:
         current_call.set(slot)
         run, dispatch, call = self.run, self.dispatch, self._call
         assert call is not None
-        take, clock, forward = dispatch.take, run.clock, self.forward
-        timeout, sweep = self.spec.timeout, run.sweep
+        take, ready, clock, forward = dispatch.take, dispatch.ready, run.clock, self.forward
+        timeout, sweep = self.spec.timeout or 0.0, run.sweep
+        timed = self.spec.timeout is not None
         plain = self.spec.kind == "map" and self._reorder is None
         limited = bool(self.spec.limits)
         careful = self.spec.within is not None or self.spec.effect == "once" or run.plan.levels > 1
         now = clock()
+        breathe_at = now + BREATH
         while True:
-            delivery = take(now)
+            delivery: Delivery | None = None
+            if limited:
+                delivery = take(now)
+            elif ready and dispatch.is_open:
+                delivery = ready.popleft()
+                if delivery.state != QUEUED:
+                    continue  # it was settled while it queued
             if delivery is None:
                 if self.ended:
                     return
@@ -191,11 +225,10 @@ class Caller:
             delivery.tried += 1
             if not delivery.began:
                 delivery.began = now
-            self.running += 1
             try:
                 if careful and not await self._prepare(slot, delivery, now):
                     continue
-                if timeout is not None:
+                if timed:
                     slot.deadline = deadline = now + timeout
                     if deadline < sweep.at:
                         sweep.arm(deadline)
@@ -209,12 +242,12 @@ class Caller:
                     return
                 now = clock()
             else:
-                slot.deadline = None
                 slot.delivery = None
+                if timed:
+                    slot.deadline = None
                 now = clock()
-                self.running -= 1
-                self.attempts += 1
-                self.busy += now - slot.began
+                slot.calls += 1
+                slot.busy += now - slot.began
                 if slot.ending is not None:
                     if self._overran(slot, delivery, value):
                         return
@@ -223,22 +256,23 @@ class Caller:
                     self._release(delivery, value)
                 if plain:
                     delivery.value = value
+                    run.now = now
                     forward(delivery)
                 else:
                     await self._pass(delivery, value)
-            if now >= run.breathe_at:
+            if now >= breathe_at:
                 await asyncio.sleep(0)
                 now = clock()
-                run.breathe_at = now + BREATH
+                breathe_at = now + BREATH
 
     async def _prepare(self, slot: Slot, delivery: Delivery, now: float) -> bool:
         """Do what only some stages need before a call; say whether the call is to be made at all."""
         if delivery.origin is not None and is_doomed(delivery):
             self._call_over(slot)
-            self.attempts -= 1
+            slot.calls -= 1
             delivery.tried -= 1
             self._release(delivery, None)
-            self.run.drop(delivery)
+            self.run.endings.drop(delivery)
             return False
         within = self.spec.within
         if within is not None and delivery.until is None:
@@ -258,7 +292,7 @@ class Caller:
             return
         if self.spec.kind == "filter":
             if not value:
-                self.run.skip(delivery, f"left out by {self.spec.name}")
+                self.run.endings.skip(delivery, f"left out by {self.spec.name}")
                 return
         else:
             delivery.value = value
@@ -274,7 +308,10 @@ class Caller:
             return
         # In order: the worker must be free for the head of the line, so the emission goes on without it.
         self._reorder.passes(
-            parent, lambda: self.run.started(self._emit_in_turn(parent, values), f"headrace {self.spec.name} fan-out")
+            parent,
+            lambda: self.run.started(
+                self._emit_in_turn(parent, values), f"headrace {self.spec.name} fan-out"
+            ),
         )
 
     async def _emit_in_turn(self, parent: Delivery, values: Sequence[Any]) -> None:
@@ -289,7 +326,7 @@ class Caller:
         try:
             for index, value in enumerate(values):
                 await below.room(parent)
-                if family.bad is not None or run.is_stopping and not parent.sent:
+                if family.bad is not None or (run.is_stopping and not parent.sent):
                     break
                 child = Child(parent, index, value, below.sequence)
                 child.attempts = parent.attempts + parent.tried
@@ -305,8 +342,8 @@ class Caller:
             self.emitting -= 1
             below.end_fanout(parent)
             if not family.closed:
-                run.stop_family(parent)
-            run.close_family(parent)
+                run.endings.stop_family(parent)
+            run.endings.close_family(parent)
 
     def _failed(self, slot: Slot, delivery: Delivery, error: Exception) -> None:
         """Decide what becomes of a delivery whose call failed."""
@@ -320,30 +357,31 @@ class Caller:
             run.hold(delivery.claims, decision.hold, error)
         self._release(delivery, None)
         if decision.kind == "in_doubt":
-            run.fail(delivery, spec.name, error, in_doubt=True)
+            run.endings.fail(delivery, spec.name, error, in_doubt=True)
             return
         if spec.effect == "once" and sent:
-            delivery.sent = delivery.origin is not None and delivery.origin.sent  # it is certain that nothing happened
+            delivery.sent = (
+                delivery.origin is not None and delivery.origin.sent
+            )  # it is certain that nothing happened
         if isinstance(error, Skip):
-            run.skip(delivery, error.reason)
+            run.endings.skip(delivery, error.reason)
         elif decision.kind == "again" and not run.is_stopping:
             delivery.state = WAITING
             self.waiting += 1
-            run.attempt_failed(delivery, spec.name, error, decision.after)
+            run.accounts.attempt_failed(delivery, spec.name, error, decision.after)
             run.repeat(self, delivery, decision.after)
         elif decision.kind == "again":
-            run.give_back(delivery)
+            run.endings.give_back(delivery)
         else:
-            run.attempt_failed(delivery, spec.name, error, None)
-            run.fail(delivery, spec.name, error, final=isinstance(error, GiveUp))
+            run.accounts.attempt_failed(delivery, spec.name, error, None)
+            run.endings.fail(delivery, spec.name, error, final=isinstance(error, GiveUp))
 
     def _call_over(self, slot: Slot) -> None:
         """Count a call that is over, one way or another."""
         slot.deadline = None
         slot.delivery = None
-        self.running -= 1
-        self.attempts += 1
-        self.busy += self.run.clock() - slot.began
+        slot.calls += 1
+        slot.busy += self.run.clock() - slot.began
 
     def _raised(self, slot: Slot, delivery: Delivery, error: Exception) -> bool:
         """Deal with a call that raised; say whether its worker is to end."""
@@ -370,7 +408,7 @@ class Caller:
             delivery.value = value
             self.forward(delivery)
         else:
-            self.run.give_back(delivery)
+            self.run.endings.give_back(delivery)
         return True
 
     def _cancelled(self, slot: Slot, delivery: Delivery, error: asyncio.CancelledError) -> bool:
@@ -391,7 +429,7 @@ class Caller:
             self._failed(slot, delivery, raised)
             return False
         self._release(delivery, None)
-        self.run.give_back(delivery)
+        self.run.endings.give_back(delivery)
         return True
 
     def _timed_out(self) -> TimedOut:
@@ -445,13 +483,16 @@ class Caller:
         slot.deadline = None
         self.given_up += 1
         self.slots.remove(slot)
+        if delivery is not None:
+            self._call_over(slot)
+        self._calls_before += slot.calls
+        self._busy_before += slot.busy
         if delivery is None:
             return
-        self._call_over(slot)
         claims, delivery.claims = delivery.claims, None
         slot.stuck = _Held(claims)
         if error is None:
-            self.run.give_back(delivery)
+            self.run.endings.give_back(delivery)
         else:
             self._failed(slot, delivery, error)
             self.spawn()

@@ -17,16 +17,16 @@ from typing import Any
 
 from headrace.item import Delivery
 
-__all__ = ["Level", "Window", "weigh"]
+__all__ = ["WEIGHTLESS", "Level", "Window", "weigh"]
 
 #: What most values are; asking their weight would cost more than it tells.
-_WEIGHTLESS = frozenset({int, float, bool, type(None), dict, list, tuple})
+WEIGHTLESS = frozenset({int, float, bool, type(None), dict, list, tuple})
 
 
 def weigh(value: Any) -> int:
     """Give the bytes that a value holds where that is known: bytes, text, or an `nbytes` of its own; else 0."""
     kind = type(value)
-    if kind in _WEIGHTLESS:
+    if kind in WEIGHTLESS:
         return 0
     if kind is bytes or kind is str or kind is bytearray:
         return len(value)
@@ -93,12 +93,13 @@ class Level:
 class Window:
     """The levels of a run and the bytes of what is under way."""
 
-    __slots__ = ("bytes_limit", "bytes_open", "levels", "limit", "roots")
+    __slots__ = ("bytes_limit", "bytes_open", "levels", "limit", "roots", "weighs")
 
     def __init__(self, limit: int, levels: int, bytes_limit: int) -> None:
         self.limit = limit
         self.bytes_limit = bytes_limit
         self.bytes_open = 0
+        self.weighs = False  # whether any open delivery counts with bytes
         self.levels = [Level(number, max(1, limit // levels)) for number in range(levels)]
         self.roots = self.levels[0]
 

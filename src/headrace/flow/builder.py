@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Generic, Literal, TypeVar, cast, overload
+from typing import Any, Generic, Literal, TypeVar, overload
 
 from headrace.aio.iterables import as_source
 from headrace.errors import PlanError
@@ -179,7 +179,9 @@ class Flow(Generic[T]):
 
     def __repr__(self) -> str:
         stages = "".join(f".{s.kind}({s.name if s.calls else ''})" for s in self._plan.stages)
-        return f"Flow({self._plan.source.name}){stages}" + (f".into({self._plan.sink.name})" if self._plan.sink else "")
+        return f"Flow({self._plan.source.name}){stages}" + (
+            f".into({self._plan.sink.name})" if self._plan.sink else ""
+        )
 
     # ------------------------------------------------------------------ running
 
@@ -257,7 +259,7 @@ class Flow(Generic[T]):
 
         The first signal drains, the second cancels, the third exits. The report says which signal it was.
         """
-        return cast(Report, run_to_end(lambda: self.start(**options)))
+        return run_to_end(lambda: self.start(**options))
 
     def stream(
         self,

@@ -48,7 +48,8 @@ class Started(Generic[R]):
     def value(self) -> R:
         """The value. Raises the call's error if it failed, CallError if it was cancelled or is not over yet."""
         if isinstance(self.outcome, Done):
-            return self.outcome.value
+            value: R = self.outcome.value
+            return value
         if isinstance(self.outcome, Failed):
             raise self.outcome.error
         raise CallError(f"{self.name}: {'was cancelled' if self.done else 'is not over yet: await it'}")
@@ -115,17 +116,23 @@ class Group:
     # ------------------------------------------------------------------ starting calls
 
     @overload
-    def start(self, fn: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs) -> Started[R]: ...
+    def start(
+        self, fn: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs
+    ) -> Started[R]: ...
     @overload
     def start(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Started[R]: ...
     def start(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Started[Any]:
         """Start `fn(*args, **kwargs)` now, or as soon as there is room. Never waits."""
         if self._parent is None:
-            raise PlanError("Group.start() outside its block: «async with hr.Group() as group: group.start(…)»")
+            raise PlanError(
+                "Group.start() outside its block: «async with hr.Group() as group: group.start(…)»"
+            )
         if asyncio.iscoroutine(fn):
             name = fn.__name__
             fn.close()
-            raise PlanError(f"Group.start() takes the function and its arguments: group.start({name}, …), not {name}(…)")
+            raise PlanError(
+                f"Group.start() takes the function and its arguments: group.start({name}, …), not {name}(…)"
+            )
         if not callable(fn):
             raise PlanError(f"Group.start({fn!r}): give a function")
         name = function_name(fn)
@@ -172,7 +179,9 @@ class Group:
                 raise TimeoutError
         except TimeoutError as error:
             ours = self._timeout is not None and limit.expired()
-            self._failed(started, TimedOut(f"no result within timeout={self._timeout:g} s") if ours else error)
+            self._failed(
+                started, TimedOut(f"no result within timeout={self._timeout:g} s") if ours else error
+            )
         except Exception as error:  # noqa: BLE001 - it becomes the call's outcome
             self._failed(started, error)
         except asyncio.CancelledError as error:
@@ -243,11 +252,15 @@ class Group:
         if cancelled:
             raise asyncio.CancelledError
         if (kind is None or ours) and failures and self._on_failure == "stop":
-            raise ItemsFailed(f"{len(failures)} of {len(self.started)} calls failed", [f.error for f in failures], failures)
+            raise ItemsFailed(
+                f"{len(failures)} of {len(self.started)} calls failed", [f.error for f in failures], failures
+            )
         if kind is not None and issubclass(kind, Exception) and failures and self._on_failure == "stop":
             assert isinstance(error, Exception)
             if not any(error is f.error for f in failures):
-                raise ItemsFailed("the block and its calls failed", [error, *(f.error for f in failures)], failures)
+                raise ItemsFailed(
+                    "the block and its calls failed", [error, *(f.error for f in failures)], failures
+                )
         return ours or None
 
     async def _wait(self) -> bool:

@@ -7,8 +7,6 @@ Rules:
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Generator
 from typing import Any, Generic, TypeVar
 
 from headrace.aio.channel import Channel, ChannelClosed

@@ -8,7 +8,6 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
@@ -71,6 +70,7 @@ class Job:
         self._tasks = TaskOwner()
         self._task: asyncio.Task[Report] | None = None
         self._run: Run | None = None
+        self._is_made = asyncio.Event()
         self._asked: list[Callable[[Run], None]] = []
         self.report: Report | None = None
         self.kept_values: Mapping[int, Any] = {}
@@ -92,7 +92,7 @@ class Job:
             try:
                 await self._wait()
             except HeadraceError as trouble:
-                if error is not None:
+                if error is not None and trouble is not error:
                     error.add_note(f"while it was cancelled, the run had a trouble of its own: {trouble}")
             return
         await self.wait()
@@ -106,6 +106,7 @@ class Job:
                 self._ledger = sink.ledger()
                 state = await self._ledger.open(self._request())
             run = self._run = self._make_run(state)
+            self._is_made.set()
             for ask in self._asked:
                 ask(run)
             self._asked.clear()
@@ -117,6 +118,7 @@ class Job:
                 self.kept_values = await self._ledger.values()
                 self.others = run.exit.others
         finally:
+            self._is_made.set()
             if self._ledger is not None:
                 await self._ledger.close()
         self.report = report
@@ -193,7 +195,13 @@ class Job:
 
     def statistics(self) -> Statistics:
         """Say how the run stands now."""
-        return self._run.statistics() if self._run is not None else Statistics(state="opening")
+        return self._run.accounts.statistics() if self._run is not None else Statistics(state="opening")
+
+    async def opened(self) -> None:
+        """Wait until the run is made, or has failed to open."""
+        if self._task is None:
+            raise PlanError("a stream is entered first: «async with flow.stream() as outcomes: async for …»")
+        await self._is_made.wait()
 
     async def wait(self) -> Report:
         """Wait for the end and give the report. Cancelled, it cancels the run, waits for it, and is then cancelled.
@@ -209,12 +217,11 @@ class Job:
 
 
 async def _stop_when(event: StopEvent, run: Run) -> None:
-    wait = getattr(event, "wait", None)
-    if isinstance(event, threading.Event) or wait is None or not isinstance(event, asyncio.Event):
-        while not event.is_set():
-            await asyncio.sleep(STOP_LOOK)
-    else:
+    if isinstance(event, asyncio.Event):
         await event.wait()
+    else:
+        while not event.is_set():  # noqa: ASYNC110 - it is set by another thread, which can wake nobody here
+            await asyncio.sleep(STOP_LOOK)
     run.request_stop("its stop event was set")
 
 
@@ -229,7 +236,11 @@ def _subscribers(progress: bool | Subscriber | None) -> list[Subscriber]:
 
 
 async def run_plan(
-    plan: Plan, options: RunOptions, *, stop: StopEvent | None = None, progress: bool | Subscriber | None = None
+    plan: Plan,
+    options: RunOptions,
+    *,
+    stop: StopEvent | None = None,
+    progress: bool | Subscriber | None = None,
 ) -> Report:
     """Run a validated plan to the end."""
     job = Job(plan, options, stop=stop, progress=progress)
@@ -271,9 +282,6 @@ class OutcomeStream(Generic[T]):
 
     async def __aenter__(self) -> OutcomeStream[T]:
         await self._job.__aenter__()
-        # The exit is there from the first turn of the run's task on.
-        while self._exit is None and self._job._task is not None and not self._job._task.done():
-            await asyncio.sleep(0)
         return self
 
     async def __aexit__(
@@ -287,15 +295,17 @@ class OutcomeStream(Generic[T]):
         return self
 
     async def __anext__(self) -> Outcome[T]:
+        if self._exit is None:
+            await self._job.opened()
         exit = self._exit
         if exit is None:
-            if self._job._task is None:
-                raise PlanError("a stream is entered first: «async with flow.stream() as outcomes: async for …»")
             await self._job.wait()
             raise StopAsyncIteration
-        outcome = await exit.next()
-        if outcome is None:
-            self._ended = True
-            await self._job.wait()
-            raise StopAsyncIteration
-        return outcome
+        while True:
+            outcome = exit.take()
+            if outcome is not None:
+                return outcome
+            if not await exit.wait():
+                self._ended = True
+                await self._job.wait()
+                raise StopAsyncIteration

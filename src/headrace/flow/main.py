@@ -48,8 +48,8 @@ def run_sync(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
         pass
     else:
         raise PlanError(
-            "a loop is running here already (a notebook, or async code): use «await flow.run()» or «await hr.map(…)» instead "
-            "of the _sync form"
+            "a loop is running here already (a notebook, or async code): use «await flow.run()» or «await hr.map(…)» "
+            "instead of the _sync form"
         )
     with asyncio.Runner(loop_factory=new_loop) as runner:
         return runner.run(main())

@@ -17,7 +17,7 @@ from headrace.plan import LaneName, Plan, RunOptions, make_stage
 from headrace.policies.limits import Limit
 from headrace.policies.retry import Retry
 from headrace.ports import DeadLetter, Effect, Sink, Source, Subscriber, Transactional
-from headrace.report import Outcomes, Report
+from headrace.report import DoneColumns, Outcomes, Report
 
 __all__ = ["map", "map_sync"]
 
@@ -89,7 +89,9 @@ async def map(fn: Callable[..., Any], items: Any, **options: Any) -> Outcomes[An
         return mapping.outcomes(await mapping.job.wait())
 
 
-def map_sync(fn: Callable[..., Any], items: Iterable[Any] | AsyncIterable[Any] | Source, **options: Any) -> Outcomes[Any]:
+def map_sync(
+    fn: Callable[..., Any], items: Iterable[Any] | AsyncIterable[Any] | Source, **options: Any
+) -> Outcomes[Any]:
     """Do what `map` does, from a script: chooses the loop, and handles Ctrl-C and SIGTERM.
 
     The first signal drains, the second cancels, the third exits. Items that were not taken have no outcome, and
@@ -148,17 +150,19 @@ class _Mapping:
         """Give the outcomes of the finished job."""
         if self._sink is None:
             assert self._exit is not None
-            return Outcomes(self._exit.deliveries, self._exit.others, report)
+            return Outcomes(self._exit.columns, self._exit.others, report)
         items = self._items
         found: dict[int, Outcome[Any]] = {}
         for letter in self._dead_letters():
             error = CallError(f"{letter.error}: {letter.cause}")
             item = items[letter.position] if letter.position < len(items) else None
-            found[letter.position] = Failed(item, error, letter.position, letter.attempts, letter.elapsed, letter.stage)
+            found[letter.position] = Failed(
+                item, error, letter.position, letter.attempts, letter.elapsed, letter.stage
+            )
         found.update((outcome.position, outcome) for outcome in self.job.others)
         for position, value in self.job.kept_values.items():
             found[position] = Done(items[position], value, position)
-        return Outcomes((), (), report, found)
+        return Outcomes(DoneColumns(), (), report, found)
 
     def _dead_letters(self) -> Iterable[DeadLetter]:
         from headrace.sqlite import inspect

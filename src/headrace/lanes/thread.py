@@ -51,7 +51,11 @@ class ThreadLane:
     """Up to `threads` threads, started as calls ask for them."""
 
     def __init__(
-        self, threads: int, name: str, on_trouble: Callable[[LaneError], None], max_abandoned: int | None = None
+        self,
+        threads: int,
+        name: str,
+        on_trouble: Callable[[LaneError], None],
+        max_abandoned: int | None = None,
     ) -> None:
         self.name = "thread"
         self.abandoned = 0
@@ -89,7 +93,10 @@ class ThreadLane:
     async def _run(self, call: Callable[..., Any], value: Any) -> Any:
         job = _Job(call, value, self._loop.create_future())
         self._working += 1
-        if self._working > len(self._threads) - self.abandoned and len(self._threads) < self._size + self.abandoned:
+        if (
+            self._working > len(self._threads) - self.abandoned
+            and len(self._threads) < self._size + self.abandoned
+        ):
             self._start_thread()
         self._jobs.put(job)
         try:
@@ -113,8 +120,8 @@ class ThreadLane:
         if self.abandoned > self._max_abandoned:
             self._on_trouble(
                 LaneError(
-                    f"{self.abandoned} calls of {self._label} were given up and still hang in their threads. Give the blocking "
-                    f"library a time limit of its own, or lower concurrency="
+                    f"{self.abandoned} calls of {self._label} were given up and still hang in their threads. Give the "
+                    f"blocking library a time limit of its own, or lower concurrency="
                 )
             )
 
@@ -178,7 +185,9 @@ class ThreadLane:
             elif type(job.result) is types.CoroutineType:
                 job.result.close()
                 job.future.set_exception(
-                    TypeError("the function gave a coroutine: pass the async function itself, or use lane='loop'")
+                    TypeError(
+                        "the function gave a coroutine: pass the async function itself, or use lane='loop'"
+                    )
                 )
             else:
                 job.future.set_result(job.result)

@@ -1,0 +1,188 @@
+"""The accounts of a run: what was taken, what became of it, and what that tells to whoever listens.
+
+Rules:
+1. taken = done + failed + skipped + returned + what is open, at any moment.
+2. Nothing here decides; where a count calls for an end, the run is asked to stop.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from headrace.engine.committer import Committer
+from headrace.engine.lineage import Ending
+from headrace.engine.stage import Caller
+from headrace.engine.texts import one_line
+from headrace.errors import EngineError
+from headrace.events import AttemptFailed, ItemSettled, StageStatistics, Statistics
+from headrace.item import Delivery
+from headrace.policies.deadlines import FailureCap
+from headrace.report import MOST_CAUSES, FailureCause, Report, StageReport
+
+if TYPE_CHECKING:
+    from headrace.engine.run import Run
+
+__all__ = ["Accounts"]
+
+
+class Accounts:
+    """Counts source items, and keeps the causes of failures."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.taken = self.done = self.failed = self.skipped = self.returned = 0
+        self.warnings: list[str] = list(run.job_state.warnings) if run.job_state is not None else []
+        self._causes: dict[tuple[str, str], FailureCause] = {}
+        most = run.options.max_failures
+        self._cap = FailureCap(most) if most is not None else None
+
+    @property
+    def settled(self) -> int:
+        """Items with an outcome."""
+        return self.done + self.failed + self.skipped
+
+    def count(self, root: Delivery, ending: Ending) -> None:
+        """Count a root that ended without a value."""
+        if ending.kind == "returned":
+            self.returned += 1
+            return
+        if ending.kind == "skipped":
+            self.skipped += 1
+            return
+        self.failed += 1
+        error = ending.error
+        assert error is not None
+        key = (ending.stage, type(error).__name__)
+        cause = self._causes.get(key)
+        if cause is not None:
+            cause.count += 1
+        elif len(self._causes) < MOST_CAUSES:
+            self._causes[key] = FailureCause(ending.stage, type(error).__name__, one_line(error)[:200])
+        if self.run.options.on_failure == "stop":
+            self.run.request_cancel(f"an item failed and on_failure is stop: {one_line(error)[:200]}")
+        elif self._cap is not None and self._cap.exceeded(self.failed, self.settled, self.taken):
+            self.run.request_stop(f"more failed than max_failures={self.run.options.max_failures!r} allows")
+
+    def tell_settled(self, root: Delivery, ending: Ending | None) -> None:
+        """Tell those who listen of a settled item."""
+        bus = self.run.bus
+        if bus is None or (ending is not None and ending.kind == "returned"):
+            return
+        error = ending.error if ending is not None else None
+        bus.emit(
+            ItemSettled(
+                time.time(),
+                root.position,
+                "done" if ending is None else ending.kind,
+                ending.stage if ending is not None else "",
+                root.attempts + root.tried,
+                self.run.clock() - root.began if root.began else 0.0,
+                None if error is None else f"{type(error).__name__}: {one_line(error)[:200]}",
+            )
+        )
+
+    def attempt_failed(self, delivery: Delivery, stage: str, error: Exception, after: float | None) -> None:
+        """Tell of a failed attempt."""
+        bus = self.run.bus
+        if bus is not None:
+            text = f"{type(error).__name__}: {one_line(error)[:200]}"
+            bus.emit(AttemptFailed(time.time(), delivery.position, stage, delivery.tried, text, after))
+
+    def statistics(self) -> Statistics:
+        """Say how the run stands now."""
+        run, callers = self.run, self.run.callers
+        return Statistics(
+            taken=self.taken,
+            done=self.done,
+            failed=self.failed,
+            skipped=self.skipped,
+            returned=self.returned,
+            open=run.window.open,
+            window=run.window.limit,
+            open_bytes=run.window.bytes_open,
+            attempts=sum(caller.attempts for caller in callers),
+            elapsed=run.clock() - run.began,
+            state=run.state,
+            stages=[self._stage_statistics(caller) for caller in callers],
+            keys=self._busiest_keys(),
+            source_ended=run.intake.ended,
+        )
+
+    @staticmethod
+    def _stage_statistics(caller: Caller) -> StageStatistics:
+        return StageStatistics(
+            name=caller.spec.name,
+            lane=caller.spec.lane,
+            queued=len(caller.dispatch),
+            held=getattr(caller.dispatch, "held", 0),
+            running=caller.running,
+            waiting=caller.waiting,
+            attempts=caller.attempts,
+            failures=caller.failures,
+            busy=caller.busy,
+            abandoned=caller.lane.abandoned + caller.given_up,
+        )
+
+    def _busiest_keys(self, most: int = 8) -> list[Mapping[str, Any]]:
+        now = self.run.clock()
+        limits = {
+            limit for caller in self.run.callers for limit in caller.spec.limits if limit.by is not None
+        }
+        return [
+            {
+                "limit": limit.name,
+                "key": str(key.key),
+                "running": key.running,
+                "held": max(0.0, key.held_until - now) if math.isfinite(key.held_until) else 0.0,
+            }
+            for limit in limits
+            for key in limit.busiest(most)
+        ]
+
+    def report(self) -> Report:
+        """Account for every item."""
+        run = self.run
+        state, trouble = run.job_state, run.trouble_raised
+        ended = run.state in ("flushing", "closed")
+        capped = self._cap is not None and not self._cap.exceeded(
+            self.failed, self.settled, self.taken, ended=True
+        )
+        return Report(
+            taken=self.taken,
+            done=self.done,
+            failed=self.failed,
+            skipped=self.skipped,
+            returned=self.returned,
+            elapsed=run.clock() - run.began,
+            stages=[
+                StageReport(
+                    c.spec.name,
+                    c.spec.lane,
+                    c.spec.concurrency,
+                    c.attempts,
+                    c.failures,
+                    c.busy,
+                    c.lane.abandoned + c.given_up,
+                )
+                for c in run.callers
+            ],
+            causes=sorted(self._causes.values(), key=lambda cause: -cause.count),
+            job=run.options.job,
+            place=getattr(run.plan.sink, "place", None),
+            job_done=state.done + self.done if state is not None else None,
+            job_failed=state.failed + self.failed if state is not None else None,
+            job_skipped=state.skipped + self.skipped if state is not None else None,
+            stopped=run.stopped,
+            untaken=run.leaves_work,
+            within_max_failures=capped,
+            signal=run.signal,
+            trouble=None if trouble is None else f"{type(trouble).__name__}: {one_line(trouble)}",
+            fault=isinstance(trouble, EngineError),
+            warnings=tuple(self.warnings),
+            abandoned=run.abandoned,
+            commits=run.exit.commits if isinstance(run.exit, Committer) else 0,
+            finished_at=state.finished_at if state is not None and ended and not self.taken else None,
+        )
