@@ -16,6 +16,7 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from headrace.aio.tasks import TaskOwner
 from headrace.errors import HeadraceError, IdentityChanged, LedgerBusy, SinkError
 from headrace.ports import (
     Bookmark,
@@ -116,9 +117,10 @@ async def _interrupted_reading(source: Replayable, expected: Sequence[tuple[int,
     reader = source.open()
     chunks: list[Chunk] = []
     number = 0
+    owner = TaskOwner()
     try:
         while True:
-            reading = asyncio.get_running_loop().create_task(_read_two(reader))
+            reading = owner.start(_read_two(reader), "a read")
             number += 1
             if number % 2:
                 if number % 4 == 1:
@@ -363,7 +365,7 @@ def a_cancelled_commit_is_whole(new_place: NewPlace) -> None:
         place = _Place(new_place)
 
         async def steps(ledger: Ledger, _: JobState, times: int = times) -> None:
-            task = asyncio.get_running_loop().create_task(ledger.commit(Commit(_rows(0, 1), done=[0, 1])))
+            task = TaskOwner().start(ledger.commit(Commit(_rows(0, 1), done=[0, 1])), "a commit")
             await asyncio.sleep(0)
             for _time in range(times):
                 task.cancel()
