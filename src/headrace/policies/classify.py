@@ -100,6 +100,8 @@ def _of_one(error: BaseException, now_epoch: float | None) -> Verdict:
         return NEVER
     if is_a(error, MISTAKES):
         return NEVER if _of_name(error) is NEVER else UNKNOWN
+    if type(error).__module__ == "builtins" and not _peek(error, "__dict__"):
+        return _of_builtin(error) or UNKNOWN  # the common case, and it carries nothing to look at
     return _of_status(error, now_epoch) or _of_type(error) or UNKNOWN
 
 
@@ -224,6 +226,10 @@ def _of_class(error: BaseException) -> Verdict | None:
     named = _of_name(error)
     if named is not None:
         return named
+    return _of_builtin(error)
+
+
+def _of_builtin(error: BaseException) -> Verdict | None:
     if is_a(error, TimeoutError):
         return LOST
     if is_a(error, OSError):

@@ -18,11 +18,10 @@ from typing import Final
 
 from headrace.errors import PlanError
 
-__all__ = ["Gcra", "parse_rate"]
+__all__ = ["Gcra", "parse_rate", "rate_ratio"]
 
-_FINENESS: Final = (
-    2**80
-)  #: ticks per second, before scaling by the rate; a power of two, so floats convert exactly
+#: Ticks per second, before scaling by the rate: a power of two, so that floats convert exactly.
+_FINENESS: Final = 2**80
 _FINENESS_FLOAT: Final = float(_FINENESS)
 _FASTEST: Final = 1e9
 _SLOWEST: Final = 1e-9

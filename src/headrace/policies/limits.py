@@ -356,7 +356,10 @@ def claim(limits: Sequence[Limit], value: Any, held: Sequence[Claim] = ()) -> li
 
 
 def _holds(state: KeyState, held: Sequence[Claim], claims: Sequence[Claim]) -> bool:
-    return any(each.state is state for each in held) or any(each.state is state for each in claims)
+    for each in claims:
+        if each.state is state:
+            return True
+    return any(each.state is state for each in held)
 
 
 def admit(claims: Sequence[Claim], now: float) -> float:
