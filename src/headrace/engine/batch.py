@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from headrace.engine.lineage import Batch
+from headrace.engine.lineage import Batch, root_of
 from headrace.engine.window import Level
 from headrace.item import QUEUED, SPREAD, Delivery
 from headrace.plan import StageSpec
@@ -63,7 +63,7 @@ class Gatherer:
         batch.attempts = sum(member.attempts + member.tried for member in members)
         batch.began = min(member.began for member in members)
         self.below.sequence += 1
-        self.below.open += 1
+        self.run.window.enter(root_of(batch), self.below)
         self.forward(batch)
 
     def drain(self) -> list[Delivery]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.engine.exits import FINAL_STATE, Exit, outcome_of
 from headrace.engine.lineage import Ending, row_order
 from headrace.engine.texts import chain_text, one_line
-from headrace.engine.window import Level, weigh
+from headrace.engine.window import weigh
 from headrace.errors import LedgerError, SinkError
 from headrace.item import DONE, RETURNED, Delivery, Outcome
 from headrace.ports import Bookmark, Commit, DeadLetter, Intent, Ledger, Row
@@ -38,7 +38,7 @@ ITEM_LENGTH = 2048
 CAUSE_LENGTH = 500
 BODY_LENGTH = 4096
 
-Entry = tuple[Delivery, "Ending | None", "list[Delivery] | None", "dict[Level, int] | None"]
+Entry = tuple[Delivery, "Ending | None", "list[Delivery] | None"]
 
 
 class Committer(Exit):
@@ -74,13 +74,11 @@ class Committer(Exit):
         self.run.window.bytes_open += weight - delivery.weight
         delivery.weight = weight
         self._bytes += weight
-        self._buffer.append((delivery, None, None, None))
+        self._buffer.append((delivery, None, None))
         if self._wake is not None:
             self._nudge()
 
-    def settle(
-        self, root: Delivery, ending: Ending | None, rows: list[Delivery], held: dict[Level, int]
-    ) -> None:
+    def settle(self, root: Delivery, ending: Ending | None, rows: list[Delivery]) -> None:
         """Buffer a root that ended otherwise. What is returned needs no record."""
         self._decide(root)
         if ending is not None and ending.kind == "returned":
@@ -88,13 +86,12 @@ class Committer(Exit):
             if root.position in self._open_intents:
                 self._open_intents.discard(root.position)
                 self._cleared.append(root.position)
-            self.run.endings.release(held)
             self._keep(root, ending)
             self.run.settled(root, ending)
             return
         for row in rows:
             self._bytes += weigh(row.value)
-        self._buffer.append((root, ending, sorted(rows, key=row_order), held))
+        self._buffer.append((root, ending, sorted(rows, key=row_order)))
         self._nudge()
 
     async def intend(self, delivery: Delivery, stage: str) -> None:
@@ -199,9 +196,9 @@ class Committer(Exit):
     def _fail_poisoned(self, entries: list[Entry], error: SinkError) -> bool:
         """Turn the entry whose row the sink refused into a failure; False if the error names none of them."""
         position = getattr(error, "position", None)
-        for number, (root, ending, _, held) in enumerate(entries):
+        for number, (root, ending, _) in enumerate(entries):
             if root.position == position and ending is None:
-                entries[number] = (root, Ending("failed", "sink", error), [], held)
+                entries[number] = (root, Ending("failed", "sink", error), [])
                 return True
         return False
 
@@ -210,7 +207,7 @@ class Committer(Exit):
         done: list[int] = []
         skipped: list[int] = []
         failed: list[DeadLetter] = []
-        for root, ending, made, _ in entries:
+        for root, ending, made in entries:
             position = root.position
             if ending is None:
                 done.append(position)
@@ -250,15 +247,13 @@ class Committer(Exit):
 
     def _committed(self, entries: list[Entry]) -> None:
         run = self.run
-        for root, ending, _, held in entries:
+        for root, ending, _ in entries:
             root.state = DONE if ending is None else FINAL_STATE[ending.kind]
-            if held:
-                run.endings.release(held)
             if ending is not None:
                 self._keep(root, ending)
             run.settled(root, ending)
         if self._open_intents:
-            self._open_intents.difference_update(root.position for root, _, _, _ in entries)
+            self._open_intents.difference_update(root.position for root, _, _ in entries)
 
     def _keep(self, root: Delivery, ending: Ending) -> None:
         if self._keep_others:
@@ -267,9 +262,7 @@ class Committer(Exit):
     def _lost(self, entries: list[Entry], error: Exception) -> None:
         """The ledger took nothing: give all of it back, and stop."""
         self.failed = error
-        for root, _, _, held in entries:
+        for root, _, _ in entries:
             root.state = RETURNED
-            if held:
-                self.run.endings.release(held)
             self.run.settled(root, Ending("returned"))
         self.run.trouble(error)

@@ -7,10 +7,9 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from headrace.engine.lineage import Ending, Family, close_if_over, complete
+from headrace.engine.lineage import Ending, Family, close_if_over, complete, root_of
 from headrace.engine.texts import one_line
 from headrace.engine.window import Level, weigh
 from headrace.errors import InDoubt
@@ -34,14 +33,12 @@ class Endings:
         if delivery.origin is None:
             self.run.exit.done(delivery)
             return
-        root = delivery.origin
-        while root.origin is not None:
-            root = root.origin
+        root = root_of(delivery)
         weight = weigh(delivery.value)
         root.weight += weight
         self.run.window.bytes_open += weight - delivery.weight
         delivery.weight = 0
-        complete(delivery, None, [delivery], {}, self.settle)
+        complete(delivery, None, [delivery], self.settle)
 
     def fail(
         self, delivery: Delivery, stage: str, error: Exception, *, in_doubt: bool = False, final: bool = False
@@ -73,7 +70,7 @@ class Endings:
 
     def _end(self, delivery: Delivery, ending: Ending) -> None:
         if not self.has_order:
-            complete(delivery, ending, [], {}, self.settle)
+            complete(delivery, ending, [], self.settle)
             return
         reorders = self._level_of(delivery).reorders
         for reorder in reorders[:-1]:
@@ -81,9 +78,9 @@ class Endings:
         if ending.kind == "returned" or not reorders:
             for reorder in reorders[-1:]:
                 reorder.passes(delivery, None)
-            complete(delivery, ending, [], {}, self.settle)
-        elif not reorders[-1].passes(delivery, lambda: complete(delivery, ending, [], {}, self.settle)):
-            complete(delivery, ending, [], {}, self.settle)
+            complete(delivery, ending, [], self.settle)
+        elif not reorders[-1].passes(delivery, lambda: complete(delivery, ending, [], self.settle)):
+            complete(delivery, ending, [], self.settle)
 
     def _level_of(self, delivery: Delivery) -> Level:
         depth = 0
@@ -92,11 +89,9 @@ class Endings:
             depth += 1
         return self.run.window.levels[depth]
 
-    def settle(
-        self, root: Delivery, ending: Ending | None, rows: list[Delivery], held: dict[Level, int]
-    ) -> None:
+    def settle(self, root: Delivery, ending: Ending | None, rows: list[Delivery]) -> None:
         """Pass a root on to the exit."""
-        self.run.exit.settle(root, ending, rows, held)
+        self.run.exit.settle(root, ending, rows)
 
     def stop_family(self, parent: Delivery) -> None:
         """Let no more children of `parent` in: it failed, or the run stops."""
@@ -108,9 +103,3 @@ class Endings:
     def close_family(self, parent: Delivery) -> None:
         """End `parent` if all its children have."""
         close_if_over(parent, self.settle)
-
-    def release(self, held: Mapping[Level, int]) -> None:
-        """Give back the window places of a root's descendants."""
-        for level, count in held.items():
-            for _ in range(count):
-                level.leave()

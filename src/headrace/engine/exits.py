@@ -13,7 +13,6 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from headrace.engine.lineage import Ending, row_order
-from headrace.engine.window import Level
 from headrace.item import (
     DECIDED,
     DONE,
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CollectExit", "CountExit", "Exit", "StreamExit", "outcome_of"]
 
-NOTHING_HELD: dict[Level, int] = {}
 FINAL_STATE = {"failed": FAILED, "skipped": SKIPPED, "returned": RETURNED}
 
 
@@ -64,9 +62,7 @@ class Exit:
         """Take a root that came through all stages by itself."""
         raise NotImplementedError
 
-    def settle(
-        self, root: Delivery, ending: Ending | None, rows: list[Delivery], held: dict[Level, int]
-    ) -> None:
+    def settle(self, root: Delivery, ending: Ending | None, rows: list[Delivery]) -> None:
         """Take a root that ended otherwise: with children, in a batch, or without a value."""
         raise NotImplementedError
 
@@ -88,13 +84,10 @@ class CountExit(Exit):
         delivery.state = DONE
         self.run.settled(delivery, None)
 
-    def settle(
-        self, root: Delivery, ending: Ending | None, rows: list[Delivery], held: dict[Level, int]
-    ) -> None:
+    def settle(self, root: Delivery, ending: Ending | None, rows: list[Delivery]) -> None:
         """Count it."""
         self._decide(root)
         root.state = DONE if ending is None else FINAL_STATE[ending.kind]
-        self.run.endings.release(held)
         self.run.settled(root, ending)
 
 
@@ -136,9 +129,7 @@ class CollectExit(Exit):
         self._attempts(root.attempts + root.tried)
         self._elapsed(self.run.now - root.began)
 
-    def settle(
-        self, root: Delivery, ending: Ending | None, rows: list[Delivery], held: dict[Level, int]
-    ) -> None:
+    def settle(self, root: Delivery, ending: Ending | None, rows: list[Delivery]) -> None:
         """Keep it."""
         self._decide(root)
         root.state = DONE if ending is None else FINAL_STATE[ending.kind]
@@ -147,7 +138,6 @@ class CollectExit(Exit):
             self._keep(root)
         else:
             self.others.append(outcome_of(root, ending, self._clock()))
-        self.run.endings.release(held)
         self.run.settled(root, ending)
 
 
@@ -156,10 +146,8 @@ class StreamExit(Exit):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        # Root, how it ended, the outcome to hand over, what the root holds; `held` is None on all but a root's last entry.
-        self.ready: deque[tuple[Delivery, Ending | None, Outcome[Any] | None, dict[Level, int] | None]] = (
-            deque()
-        )
+        # Root, how it ended, the outcome to hand over, and whether it is the root's last: then the root is settled.
+        self.ready: deque[tuple[Delivery, Ending | None, Outcome[Any] | None, bool]] = deque()
         self._consumer: asyncio.Future[None] | None = None
         self._closed = False
 
@@ -176,19 +164,16 @@ class StreamExit(Exit):
             delivery.attempts + delivery.tried,
             self.run.clock() - began if began else 0.0,
         )
-        self.ready.append((delivery, None, outcome, NOTHING_HELD))
+        self.ready.append((delivery, None, outcome, True))
         if self._consumer is not None:
             self._wake()
 
-    def settle(
-        self, root: Delivery, ending: Ending | None, rows: list[Delivery], held: dict[Level, int]
-    ) -> None:
+    def settle(self, root: Delivery, ending: Ending | None, rows: list[Delivery]) -> None:
         """Offer it: one outcome for each delivery that left the flow, the root's place going with the last."""
         self._decide(root)
         now = self.run.clock()
         if ending is not None and ending.kind == "returned":
             root.state = RETURNED
-            self.run.endings.release(held)
             self.run.settled(root, ending)
             return
         outcomes: list[Outcome[Any] | None]
@@ -200,9 +185,9 @@ class StreamExit(Exit):
         else:
             outcomes = [outcome_of(root, ending, now)]
         for outcome in outcomes[:-1]:
-            self.ready.append((root, None, outcome, None))
+            self.ready.append((root, None, outcome, False))
         # A root that gave no row has nothing to consume; its place is given back when the consumer gets there.
-        self.ready.append((root, ending, outcomes[-1] if outcomes else None, held))
+        self.ready.append((root, ending, outcomes[-1] if outcomes else None, True))
         self._wake()
 
     def _wake(self) -> None:
@@ -217,12 +202,11 @@ class StreamExit(Exit):
     def take(self) -> Outcome[Any] | None:
         """Give the next outcome that is there, its item being settled by that; None where there is none."""
         while self.ready:
-            root, ending, outcome, held = self.ready.popleft()
-            if held is not None:
+            root, ending, outcome, last = self.ready.popleft()
+            if last:
                 root.state = DONE if ending is None else FINAL_STATE[ending.kind]
                 if held:
-                    self.run.endings.release(held)
-                self.run.settled(root, ending)
+                    self.run.settled(root, ending)
             if outcome is not None:
                 return outcome
         return None
@@ -242,8 +226,7 @@ class StreamExit(Exit):
     def give_back_unconsumed(self) -> None:
         """Return what was not consumed: the consumer has left."""
         while self.ready:
-            root, _, _, held = self.ready.popleft()
-            if held is not None:
-                self.run.endings.release(held)
+            root, _, _, last = self.ready.popleft()
+            if last:
                 root.state = RETURNED
                 self.run.settled(root, Ending("returned"))

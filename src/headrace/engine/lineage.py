@@ -11,10 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from headrace.engine.window import Level
 from headrace.item import DECIDED, FINAL, SPREAD, Delivery
 
-__all__ = ["Batch", "Child", "Ending", "Family", "begin_family", "complete", "is_doomed", "row_order"]
+__all__ = [
+    "Batch",
+    "Child",
+    "Ending",
+    "Family",
+    "begin_family",
+    "complete",
+    "is_doomed",
+    "root_of",
+    "row_order",
+]
 
 
 class Ending:
@@ -55,7 +64,7 @@ class Batch(Delivery):
     __slots__ = ("members",)
 
     def __init__(self, members: list[Delivery], seq: int) -> None:
-        first = members[0]
+        first = min(members, key=root_age)  # the one whose root is oldest, so that the window lets it go on
         super().__init__(first.position, [member.item for member in members], seq, first)
         self.members = members
         self.value = [member.value for member in members]
@@ -65,17 +74,16 @@ class Batch(Delivery):
 class Family:
     """The children of one delivery: how many are under way, what they gave, and how the first bad one ended."""
 
-    __slots__ = ("bad", "closed", "held", "pending", "rows")
+    __slots__ = ("bad", "closed", "pending", "rows")
 
     def __init__(self) -> None:
         self.pending = 0
         self.closed = False
         self.rows: list[Delivery] = []
-        self.held: dict[Level, int] = {}
         self.bad: Ending | None = None
 
 
-Settle = Callable[[Delivery, "Ending | None", list[Delivery], "dict[Level, int]"], None]
+Settle = Callable[[Delivery, "Ending | None", list[Delivery]], None]
 
 
 def begin_family(parent: Delivery) -> Family:
@@ -95,26 +103,22 @@ def is_doomed(delivery: Delivery) -> bool:
     return False
 
 
-def complete(
-    delivery: Delivery, ending: Ending | None, rows: list[Delivery], held: dict[Level, int], settle: Settle
-) -> None:
+def complete(delivery: Delivery, ending: Ending | None, rows: list[Delivery], settle: Settle) -> None:
     """End a delivery and, with the last of a family or a batch, what it was made of. `settle` gets each root."""
     if type(delivery) is Batch:
         delivery.move(DECIDED)
         for member in delivery.members:
-            complete(member, ending, rows, held, settle)
-            rows, held = [], {}
+            complete(member, ending, rows, settle)
+            rows = []
         return
     if type(delivery) is not Child:
-        settle(delivery, ending, rows, held)
+        settle(delivery, ending, rows)
         return
     delivery.move(DECIDED)
     parent = delivery.origin
     assert parent is not None
     family: Family = parent.more
     family.rows += rows
-    for level, count in held.items():
-        family.held[level] = family.held.get(level, 0) + count
     if ending is not None and ending.kind != "skipped" and family.bad is None:
         family.bad = ending
     family.pending -= 1
@@ -125,7 +129,19 @@ def close_if_over(parent: Delivery, settle: Settle) -> None:
     """End `parent` if all its children have."""
     family: Family = parent.more
     if family.closed and family.pending == 0 and parent.state not in FINAL:
-        complete(parent, family.bad, [] if family.bad else family.rows, family.held, settle)
+        complete(parent, family.bad, [] if family.bad else family.rows, settle)
+
+
+def root_of(delivery: Delivery) -> Delivery:
+    """Give the source item's delivery that this one descends from; of a batch, the oldest member's."""
+    while delivery.origin is not None:
+        delivery = delivery.origin
+    return delivery
+
+
+def root_age(delivery: Delivery) -> int:
+    """Give the number of a delivery's root: the smaller, the older."""
+    return root_of(delivery).seq
 
 
 def row_order(row: Delivery) -> tuple[int, ...]:

@@ -334,8 +334,7 @@ class Run:
         self.intake.stop()
         if self.state != "opening" and hasattr(self, "_intake_task"):
             self._intake_task.cancel()
-        for level in self.window.levels:
-            level.close()
+        self.window.close()
         for node in self.nodes:
             if isinstance(node, Caller):
                 self._drain_caller(node)
@@ -469,6 +468,8 @@ class Run:
         """Do what a settled item calls for, while `attention` says that it may call for something."""
         if root.weight:
             self.window.bytes_open -= root.weight
+        if len(self.window.levels) > 1:
+            self.window.leave(root)
         if self.bus is not None:
             self.accounts.tell_settled(root, ending)
         if self.intake.wanted is not None:
@@ -483,6 +484,7 @@ class Run:
         self.attention = (
             self.bus is not None
             or self.window.weighs
+            or len(self.window.levels) > 1
             or self.intake.wanted is not None
             or self.intake.ended
             or self._flush_when_idle

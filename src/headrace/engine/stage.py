@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.aio.gate import Gate, wake_waiters
 from headrace.engine.dispatch import Dispatch, KeyedDispatch
-from headrace.engine.lineage import Child, begin_family, child_path, is_doomed
+from headrace.engine.lineage import Child, Ending, begin_family, child_path, is_doomed, root_of
 from headrace.engine.reorder import Reorder
 from headrace.engine.window import Level, weigh
 from headrace.errors import CallError, GiveUp, Skip, TimedOut
@@ -319,31 +319,40 @@ class Caller:
             await self._emit(parent, values)
 
     async def _emit(self, parent: Delivery, values: Sequence[Any]) -> None:
-        below, run = self.below, self.run
+        below, run, window = self.below, self.run, self.run.window
+        root = root_of(parent)
         family = begin_family(parent)
-        below.begin_fanout(parent)
         self.emitting += 1
         try:
             for index, value in enumerate(values):
-                await below.room(parent)
+                if not window.may_have_more(root, below):
+                    family.bad = self._too_many(below)
+                    break
+                await window.wait_room(root, below)
                 if family.bad is not None or (run.is_stopping and not parent.sent):
                     break
                 child = Child(parent, index, value, below.sequence)
                 child.attempts = parent.attempts + parent.tried
                 child.began = parent.began
                 below.sequence += 1
-                below.open += 1
-                family.held[below] = family.held.get(below, 0) + 1
+                window.enter(root, below)
                 family.pending += 1
                 self.forward(child)
             else:
                 family.closed = True
         finally:
             self.emitting -= 1
-            below.end_fanout(parent)
             if not family.closed:
                 run.endings.stop_family(parent)
             run.endings.close_family(parent)
+
+    def _too_many(self, level: Level) -> Ending:
+        most = level.share // 2
+        error = CallError(
+            f"the item fans out into more than {most} deliveries in all, half a level of window={self.run.window.limit}: "
+            f"raise window=, or make it two jobs"
+        )
+        return Ending("failed", self.spec.name, error)
 
     def _failed(self, slot: Slot, delivery: Delivery, error: Exception) -> None:
         """Decide what becomes of a delivery whose call failed."""

@@ -3,8 +3,8 @@
 Rules:
 1. A level is what lies between two fan-outs or batches. Each level has an equal share of the window, so that a level
    below always has room to move: a full one above waits for it, never the other way round.
-2. In a level fed by fan-outs, half of the share is open to all; the rest is for the oldest fan-out alone, which can
-   therefore always end. One fan-out has at most half a share of children.
+2. In a level fed by fan-outs, half of the share is open to all; the rest is for the descendants of the oldest root that
+   fans out, and one root has at most half a share of them. So the oldest root can always end, and with it the next.
 3. Everything that is not settled counts: queued, running, waiting for a retry, in a batch, out of order, not committed,
    not consumed.
 """
@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections import deque
 from typing import Any
 
@@ -35,9 +36,9 @@ def weigh(value: Any) -> int:
 
 
 class Level:
-    """The open deliveries of one level, and who waits for room in it."""
+    """The deliveries of one level that are open."""
 
-    __slots__ = ("_closed", "_fanning", "_waiters", "number", "open", "reorders", "sequence", "share")
+    __slots__ = ("number", "open", "reorders", "sequence", "share")
 
     def __init__(self, number: int, share: int) -> None:
         self.number = number
@@ -45,55 +46,23 @@ class Level:
         self.open = 0
         self.sequence = 0  # numbers deliveries in the order in which they enter
         self.reorders: list[Any] = []  # the ordered stages of this level
-        self._fanning: deque[Delivery] = deque()  # fan-outs that are not closed, oldest first
-        self._waiters: deque[asyncio.Future[None]] = deque()
-        self._closed = False
-
-    def close(self) -> None:
-        """Let nobody wait any more: the run stops, and whoever fans out looks for himself whether to go on."""
-        self._closed = True
-        self._wake()
-
-    def begin_fanout(self, parent: Delivery) -> None:
-        """Take a fan-out's place in line."""
-        self._fanning.append(parent)
-
-    def end_fanout(self, parent: Delivery) -> None:
-        """Give it up, when all its children are in or it failed."""
-        self._fanning.remove(parent)
-        self._wake()
-
-    def has_room(self, parent: Delivery) -> bool:
-        """Whether a child of `parent` may enter now."""
-        if self._closed or self.open < self.share // 2:
-            return True
-        return self.open < self.share and self._fanning[0] is parent
-
-    async def room(self, parent: Delivery) -> None:
-        """Wait until a child of `parent` may enter."""
-        while not self.has_room(parent):
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            await waiter
-
-    def leave(self) -> None:
-        """Count one delivery less."""
-        self.open -= 1
-        if self._waiters:
-            self._wake()
-
-    def _wake(self) -> None:
-        # All of them: which one may go on depends on who is oldest, and there are as many as workers at the most.
-        waiters, self._waiters = self._waiters, deque()
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
 
 
 class Window:
-    """The levels of a run and the bytes of what is under way."""
+    """The levels of a run, the bytes of what is under way, and who may fan out."""
 
-    __slots__ = ("bytes_limit", "bytes_open", "levels", "limit", "roots", "weighs")
+    __slots__ = (
+        "_ages",
+        "_closed",
+        "_descendants",
+        "_waiters",
+        "bytes_limit",
+        "bytes_open",
+        "levels",
+        "limit",
+        "roots",
+        "weighs",
+    )
 
     def __init__(self, limit: int, levels: int, bytes_limit: int) -> None:
         self.limit = limit
@@ -102,6 +71,14 @@ class Window:
         self.weighs = False  # whether any open delivery counts with bytes
         self.levels = [Level(number, max(1, limit // levels)) for number in range(levels)]
         self.roots = self.levels[0]
+        self._descendants: dict[
+            int, dict[Level, int]
+        ] = {}  # by the root's number: how many it has in each level
+        self._ages: list[
+            int
+        ] = []  # a heap of these numbers; those of settled roots leave when they reach its top
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._closed = False
 
     @property
     def open(self) -> int:
@@ -113,3 +90,54 @@ class Window:
         if self.bytes_open >= self.bytes_limit:
             return 0
         return self.roots.share - self.roots.open
+
+    # ------------------------------------------------------------------ fan-outs
+
+    def enter(self, root: Delivery, level: Level) -> None:
+        """Count one more descendant of `root` in `level`."""
+        counts = self._descendants.get(root.seq)
+        if counts is None:
+            counts = self._descendants[root.seq] = {}
+            heapq.heappush(self._ages, root.seq)
+        counts[level] = counts.get(level, 0) + 1
+        level.open += 1
+
+    def leave(self, root: Delivery) -> None:
+        """Give back the places of all descendants of a root that is settled."""
+        counts = self._descendants.pop(root.seq, None)
+        if counts is None:
+            return
+        for level, count in counts.items():
+            level.open -= count
+        while self._ages and self._ages[0] not in self._descendants:
+            heapq.heappop(self._ages)
+        self._wake()
+
+    def may_have_more(self, root: Delivery, level: Level) -> bool:
+        """Whether `root` has fewer descendants in `level` than one item may have: half of the level's share."""
+        return self._descendants.get(root.seq, {}).get(level, 0) < max(1, level.share // 2)
+
+    def has_room(self, root: Delivery, level: Level) -> bool:
+        """Whether a descendant of `root` may enter `level` now."""
+        if self._closed or level.open < level.share // 2:
+            return True
+        return not self._ages or root.seq <= self._ages[0]
+
+    async def wait_room(self, root: Delivery, level: Level) -> None:
+        """Wait until a descendant of `root` may enter `level`."""
+        while not self.has_room(root, level):
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+
+    def close(self) -> None:
+        """Let nobody wait any more: the run stops, and whoever fans out looks for himself whether to go on."""
+        self._closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        # All of them: which one may go on depends on whose root is oldest, and there are as many as workers at the most.
+        waiters, self._waiters = self._waiters, deque()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)

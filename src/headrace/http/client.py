@@ -34,7 +34,7 @@ from headrace.http.url import mask, parse
 from headrace.policies.limits import Limit
 from headrace.ports import Call, current_call
 
-__all__ = ["Client", "ClientStatistics", "Template"]
+__all__ = ["Client", "ClientStatistics", "Template", "check_method"]
 
 MAX_BODY: Final = 32 * 1024 * 1024
 
@@ -203,8 +203,7 @@ class Client:
         content_type: str | None = None,
     ) -> Template:
         """Check and compile what many requests have in common, for `send`. Raises PlanError."""
-        if not (method.isascii() and method.isalpha() and method.isupper()):
-            raise PlanError(f"method {method!r} is not allowed: write it in capitals, like GET")
+        check_method(method)
         own = headers.items() if isinstance(headers, Mapping) else headers or ()
         own = tuple(own)
         replaced = {name.lower() for name, _ in own}
@@ -381,6 +380,12 @@ class Client:
         now = self.statistics()
         state = "closed" if self._closed else f"{now.in_flight} in flight"
         return f"<Client {state}, {now.requests} requests, {now.connections} connections>"
+
+
+def check_method(method: str) -> None:
+    """Refuse what cannot be a method. Raises PlanError."""
+    if not (method.isascii() and method.isalpha() and method.isupper()):
+        raise PlanError(f"method {method!r} is not allowed: write it in capitals, like GET")
 
 
 def _basic(userinfo: tuple[str, str]) -> str:

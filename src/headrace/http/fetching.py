@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from headrace.errors import CallError, Disposition, PlanError
 from headrace.http.bodies import UNSET, Unset, encode
-from headrace.http.client import Client, HeadersLike, Template
+from headrace.http.client import Client, HeadersLike, Template, check_method
 from headrace.http.errors import BadResponse, InvalidUrl
 from headrace.http.headers import check_header, compile_headers
 from headrace.http.profile import SAFE_METHODS, Timeouts
@@ -87,6 +87,7 @@ class Fetch:
         )
 
     def _check(self) -> None:
+        check_method(self._method)
         parse_accept(self._accept)
         for name, value in self._headers:
             check_header(name, value if isinstance(value, str) else "")

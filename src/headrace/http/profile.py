@@ -84,9 +84,6 @@ class Profile:
 
     def check(self) -> None:
         """Try all options on a handle that is thrown away. Raises PlanError."""
-        for name, path in (("ca_file", self.ca_file), ("certificate", self.certificate)):
-            if path is not None and not os.access(path, os.R_OK):
-                raise PlanError(f"{name}={path!r}: there is no such file, or it cannot be read")
         if any(mark in self.user_agent for mark in "\r\n\0"):
             raise PlanError(f"user_agent={self.user_agent!r} holds a line break or NUL: remove it")
         self.proxy_host  # noqa: B018 - raises for a proxy that cannot be used

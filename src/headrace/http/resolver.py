@@ -13,9 +13,9 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import dataclasses
+import queue
 import socket
 import threading
 import time
@@ -108,10 +108,9 @@ class Resolver:
         self._limit = threads
         self._cache: dict[str, Addresses] = {}
         self._running: dict[str, _Lookup] = {}
-        self._queue: collections.deque[_Lookup] = collections.deque()
-        self._wake = threading.Condition()
+        # Threads and loop share this queue and nothing that could make the loop wait.
+        self._queue: queue.SimpleQueue[_Lookup | None] = queue.SimpleQueue()
         self._threads: set[threading.Thread] = set()
-        self._idle = 0
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._check: asyncio.TimerHandle | None = None
@@ -143,7 +142,8 @@ class Resolver:
         lookup = self._running.get(name)
         if lookup is None:
             lookup = self._running[name] = _Lookup(name)
-            self._start(lookup)
+            self._queue.put(lookup)
+            self._staff()
         waiter: asyncio.Future[Addresses] = loop.create_future()
         lookup.waiters.add(waiter)
         expiry = None if timeout is None else loop.call_later(timeout, _expire, waiter, name, timeout)
@@ -154,26 +154,22 @@ class Resolver:
             if expiry is not None:
                 expiry.cancel()
 
-    def _start(self, lookup: _Lookup) -> None:
-        with self._wake:
-            self._queue.append(lookup)
-            self._wake.notify()
-        self._staff()
-
     def _staff(self) -> None:
-        """See that somebody takes what is queued: at most `_limit` threads that are not stuck."""
-        self._check = None
+        """See that somebody takes what is queued: at most `_limit` threads that are not stuck. Runs on the loop."""
+        if self._check is not None:
+            self._check.cancel()
+            self._check = None
         if self._closed or self._loop is None:
             return
-        with self._wake:
-            waiting = len(self._queue) - self._idle
-            useful = len(self._threads) - self._stuck()
-            hire = min(waiting, self._limit - useful, MAX_THREADS - len(self._threads))
+        stuck = self._stuck()
+        useful = len(self._threads) - stuck
+        missing = len(self._running) - stuck - useful
+        hire = max(0, min(missing, self._limit - useful, MAX_THREADS - len(self._threads)))
         for _ in range(hire):
             thread = threading.Thread(target=self._work, name="headrace-resolver", daemon=True)
             self._threads.add(thread)
             thread.start()
-        if waiting > hire:
+        if missing > hire:
             # More names than threads: look again when some of these may have turned out to be stuck.
             self._check = self._loop.call_later(SLOW / 4, self._staff)
 
@@ -196,21 +192,24 @@ class Resolver:
             except Exception as caught:  # noqa: BLE001 - handed to those who asked
                 error = caught
             self._post(self._finish, lookup, addresses, error)
-        self._post(self._threads.discard, me)
+        self._post(self._left, me)
 
     def _take(self) -> _Lookup | None:
-        with self._wake:
-            if len(self._threads) > self._limit and not self._queue:
-                return None
-            self._idle += 1
-            try:
-                if not self._wake.wait_for(lambda: self._queue or self._closed, IDLE) or self._closed:
-                    return None
-                lookup = self._queue.popleft()
-            finally:
-                self._idle -= 1
-            lookup.started = time.monotonic()
-            return lookup
+        if len(self._threads) > self._limit and self._queue.empty():
+            return None
+        try:
+            lookup = self._queue.get(timeout=IDLE)
+        except queue.Empty:
+            return None
+        if lookup is None or self._closed:
+            return None
+        lookup.started = time.monotonic()
+        return lookup
+
+    def _left(self, thread: threading.Thread) -> None:
+        """Note that a thread ended. It may have done so just as a name was queued for it."""
+        self._threads.discard(thread)
+        self._staff()
 
     def _post(self, callback: Callable[..., object], *args: object) -> None:
         """Run something on the loop; a loop that is closed by now has nobody left who asks."""
@@ -239,10 +238,11 @@ class Resolver:
 
     def statistics(self) -> ResolverStatistics:
         """Give the counts of this moment."""
+        running = sum(1 for lookup in self._running.values() if lookup.started is not None)
         return ResolverStatistics(
             names=len(self._cache),
-            running=len(self._running) - len(self._queue),
-            queued=len(self._queue),
+            running=running,
+            queued=len(self._running) - running,
             threads=len(self._threads),
             stuck=self._stuck(),
         )
@@ -251,10 +251,9 @@ class Resolver:
         """End the threads; those who wait get ResolveFailed. Gives the number of threads left in a stuck
         look-up.
         """
-        with self._wake:
-            self._closed = True
-            self._queue.clear()
-            self._wake.notify_all()
+        self._closed = True
+        for _ in self._threads:
+            self._queue.put(None)
         if self._check is not None:
             self._check.cancel()
         for lookup in list(self._running.values()):

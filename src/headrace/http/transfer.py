@@ -143,11 +143,17 @@ class Handle:
         self.limit = limit
         setopt(pycurl.URL, url.text)
         if headers is not self._headers:
-            if headers != self._headers:
+            if headers:
                 setopt(pycurl.HTTPHEADER, headers)
+            else:
+                # An empty list would change nothing: pycurl ignores it, and the last request's would go out again.
+                self.curl.unsetopt(pycurl.HTTPHEADER)
             self._headers = headers
         if entry is not self._entry:
-            setopt(pycurl.RESOLVE, [] if entry is None else [entry])
+            if entry is None:
+                self.curl.unsetopt(pycurl.RESOLVE)
+            else:
+                setopt(pycurl.RESOLVE, [entry])
             self._entry = entry
         if self._has_body:
             setopt(pycurl.POSTFIELDS, body)

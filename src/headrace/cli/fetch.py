@@ -1,0 +1,211 @@
+"""`headrace fetch`: a list of URLs into an SQLite file, or as JSON lines to standard output.
+
+Rules:
+1. With -o it is a job: the same command again goes on where it ended.
+2. Without -o nothing is kept: outcomes go to standard output as they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from headrace.cli.ending import ending
+from headrace.cli.inputs import read_inputs
+from headrace.cli.options import (
+    AcceptChanges,
+    Fresh,
+    Headers,
+    MaxAge,
+    MaxFailures,
+    NoProgress,
+    Problems,
+    Quiet,
+    SecretHeaders,
+    Window,
+    Within,
+    read_count,
+    read_duration,
+)
+from headrace.cli.request import FetchRequest, check_output, result_table
+from headrace.errors import PlanError
+
+__all__ = ["fetch", "run_fetch"]
+
+Text = str | None
+
+
+@ending
+def fetch(
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT|URL…", help="A file of URLs, one a line; or URLs.")
+    ],
+    out: Annotated[
+        Text, typer.Option("--out", "-o", metavar="OUT.db", help="Keep the results here; can be resumed.")
+    ] = None,
+    job: Annotated[
+        Text,
+        typer.Option(
+            metavar="NAME",
+            help="Where OUT holds several jobs; also names the table. [default: default, its table: pages]",
+        ),
+    ] = None,
+    concurrency: Annotated[Text, typer.Option(metavar="N", help="Requests in flight. [default: 64]")] = None,
+    per_host: Annotated[
+        Text, typer.Option(metavar="N", help="Requests in flight to one host. [default: 8]")
+    ] = None,
+    rate: Annotated[
+        Text,
+        typer.Option(metavar="N/TIME", help="Most starts in a time, as 20/s or 1000/h. [default: no limit]"),
+    ] = None,
+    timeout: Annotated[
+        Text, typer.Option(metavar="TIME", help="For one attempt, all phases. [default: 120]")
+    ] = None,
+    attempts: Annotated[
+        Text, typer.Option(metavar="N", help="Calls for one URL, the first included. [default: 4]")
+    ] = None,
+    accept: Annotated[
+        Text, typer.Option(metavar="LIST", help="Statuses that are an answer, as 2xx,404. [default: 2xx]")
+    ] = None,
+    method: Annotated[Text, typer.Option(metavar="NAME", help="The request method. [default: GET]")] = None,
+    header: Headers = None,
+    secret_header: SecretHeaders = None,
+    user_agent: Annotated[Text, typer.Option(metavar="TEXT", help="Instead of headrace's own.")] = None,
+    contact: Annotated[
+        Text, typer.Option(metavar="TEXT", help="An address for the servers' owners, in the User-Agent.")
+    ] = None,
+    body: Annotated[
+        Text, typer.Option(metavar="db|none", help="Whether bodies are kept. [default: db]")
+    ] = None,
+    max_failures: MaxFailures = None,
+    take: Annotated[Text, typer.Option(metavar="N", help="Take only the next N of the list.")] = None,
+    within: Within = None,
+    window: Window = None,
+    fresh: Fresh = False,
+    max_age: MaxAge = None,
+    accept_changes: AcceptChanges = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+    ] = False,
+    quiet: Quiet = False,
+    no_progress: NoProgress = False,
+) -> int:
+    """Fetch a list of URLs, each exactly once, and account for every one."""
+    problems = Problems()
+    given = {
+        "concurrency": concurrency, "per-host": per_host, "rate": rate, "timeout": timeout, "attempts": attempts,
+        "accept": accept, "method": method, "user-agent": user_agent, "contact": contact, "body": body,
+        "max-failures": max_failures, "window": window,
+    }  # fmt: skip
+    texts = {name: text for name, text in given.items() if text is not None}
+    request = _read(inputs, texts, header, secret_header, out, problems)
+    taking = problems.read("--take", take, read_count)
+    ending_within = problems.read("--within", within, read_duration)
+    aged = problems.read("--max-age", max_age, read_duration)
+    if out is None:
+        for flag, value in (
+            ("--job", job),
+            ("--fresh", fresh),
+            ("--max-age", max_age),
+            ("--accept-changes", accept_changes),
+            ("--max-failures", max_failures),
+        ):
+            if value:
+                problems.add(f"{flag} is for a job, which needs an output: add -o pages.db")
+    elif job is not None:
+        problems.run(lambda: _check_job(out, job))
+    problems.check()
+    assert request is not None
+    if dry_run:
+        from headrace.cli.dry import explain_fetch
+
+        return explain_fetch(request, out, job or "default", taking)
+    if out is None:
+        from headrace.cli.lines import fetch_to_stdout
+
+        return fetch_to_stdout(
+            request, take=taking, within=ending_within, quiet=quiet, no_progress=no_progress
+        )
+    return run_fetch(
+        request,
+        out,
+        job or "default",
+        take=taking,
+        quiet=quiet,
+        no_progress=no_progress,
+        within=ending_within,
+        max_age=aged,
+        fresh=fresh,
+        accept_changes=accept_changes,
+    )
+
+
+def _read(
+    inputs: list[str],
+    texts: Mapping[str, str],
+    header: list[str] | None,
+    secret_header: list[str] | None,
+    out: str | None,
+    problems: Problems,
+) -> FetchRequest | None:
+    """Read everything that makes the request, noting every problem; None only where there was one."""
+    from headrace.cli.headers import read_headers
+
+    path, urls = read_inputs(inputs, problems)
+    headers = read_headers(header, secret_header, problems)
+    if out is not None:
+        check_output(out, path, problems)
+    if path is None and not urls:
+        # The words after «fetch» are at fault; what else is wrong is to be said as well.
+        FetchRequest.read(None, ["http://localhost/"], texts, headers, problems)
+        return None
+    return FetchRequest.read(path, urls, texts, headers, problems)
+
+
+def _check_job(out: str, job: str) -> None:
+    from headrace.sqlite.sink import table
+
+    if not job.strip() or not job.isprintable():
+        raise PlanError(f"--job {job!r}: give a name of printable characters")
+    try:
+        table(out or "pages.db", result_table(job))
+    except PlanError as error:
+        raise PlanError(f"--job {job!r} also names the table of the results: {error}") from error
+
+
+def run_fetch(
+    request: FetchRequest,
+    out: str,
+    job: str,
+    *,
+    take: int | None = None,
+    quiet: bool,
+    no_progress: bool,
+    **options: Any,
+) -> int:
+    """Run a fetch as a job and give the exit code. `options` are those of `Flow.start`, of this run alone."""
+    from headrace.cli.running import NextSteps, run_job
+    from headrace.cli.screen import say
+    from headrace.sqlite.sink import table
+
+    steps = NextSteps.of_fetch(out, job, request.again())
+    flow = request.flow(take).into(table(out, result_table(job)))
+    if request.source.total() == 0 and not quiet:
+        say(f"{request.path}: the list holds no URL")
+    code = run_job(
+        flow,
+        quiet=quiet,
+        no_progress=no_progress,
+        steps=lambda report: steps,
+        total=request.source.total,
+        job=job,
+        window=request.window,
+        max_failures=request.max_failures,
+        recorded=request.recorded(),
+        **options,
+    )
+    if not quiet:
+        say(f"results:          {out}, table {result_table(job)}")
+    return code

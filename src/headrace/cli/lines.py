@@ -1,0 +1,107 @@
+"""A fetch without -o: each outcome as a line of JSON on standard output, as it comes.
+
+Rules:
+1. A slow reader slows the run down; it never blocks the loop, on which time limits are kept.
+2. A reader that leaves ends the run; nothing is kept, so nothing is lost but what it did not want.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import select
+import sys
+from typing import Any
+
+from headrace.cli.request import FetchRequest
+from headrace.cli.running import account, progress_of
+from headrace.cli.screen import json_line, without_password
+from headrace.item import Done, Failed, Outcome, Skipped
+from headrace.report import Report
+
+__all__ = ["fetch_to_stdout"]
+
+#: A pipe that has room at all takes this much without blocking (POSIX: PIPE_BUF).
+PIECE = select.PIPE_BUF
+#: Seconds between two looks at a reader that is behind.
+PATIENCE = 0.001
+
+
+def fetch_to_stdout(
+    request: FetchRequest, *, take: int | None, within: float | None, quiet: bool, no_progress: bool
+) -> int:
+    """Fetch and write outcomes until the end, a signal, or the reader leaves; give the exit code."""
+    from headrace.flow.main import run_sync
+
+    # A display between lines of data on the same terminal would tear both.
+    progress = progress_of(quiet=quiet, no_progress=no_progress or sys.stdout.isatty())
+    sys.stdout.flush()
+    flow = request.flow(take)
+
+    async def main() -> Report:
+        return await _write_all(flow.stream(window=request.window, within=within, progress=progress))
+
+    report = run_sync(main)
+    if not quiet or report.exit_code:
+        account(report, None)
+    return report.exit_code
+
+
+async def _write_all(stream: Any) -> Report:
+    from headrace.flow.main import signals_to
+
+    output = sys.stdout.fileno()
+    with signals_to(stream.job):
+        async with stream as outcomes:
+            try:
+                async for outcome in outcomes:
+                    await _write(output, json_line(_plain(outcome)))
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+                stream.job.cancel("the reader of standard output has left")
+    report: Report = stream.report
+    return report
+
+
+async def _write(output: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        if not select.select((), (output,), (), 0)[1]:
+            await asyncio.sleep(PATIENCE)
+            continue
+        view = view[os.write(output, view[:PIECE]) :]
+
+
+def _plain(outcome: Outcome[Any]) -> dict[str, Any]:
+    """Give an outcome as a line says it."""
+    common = {
+        "position": outcome.position,
+        "attempts": outcome.attempts,
+        "elapsed": round(outcome.elapsed, 6),
+    }
+    item = without_password(outcome.item) if isinstance(outcome.item, str) else outcome.item
+    if isinstance(outcome, Done):
+        value = outcome.value
+        row = dict(value) if isinstance(value, dict) else {**value.as_row(), **_body(value)}
+        return {"outcome": "done", "position": outcome.position, **row, "elapsed": common["elapsed"]}
+    if isinstance(outcome, Failed):
+        error = outcome.error
+        return {
+            "outcome": "failed",
+            "url": item,
+            **common,
+            "error": type(error).__name__,
+            "cause": str(error),
+            "status": getattr(error, "status", None),
+        }
+    reason = outcome.reason if isinstance(outcome, Skipped) else ""
+    return {"outcome": type(outcome).__name__.lower(), "url": item, **common, "reason": reason}
+
+
+def _body(response: Any) -> dict[str, Any]:
+    """Give the body as text where it is text in its charset, else as base64."""
+    try:
+        return {"body": response.body.decode(response.charset)}
+    except UnicodeDecodeError:
+        return {"body": None, "body_base64": base64.b64encode(response.body).decode()}

@@ -1,0 +1,279 @@
+"""What a fetch was asked to do: from the command line or from a stored job to a flow.
+
+    texts ─► FetchRequest.read ─► flow()      what runs
+                    └───────────► recorded()  what the job keeps, without secrets ─► FetchRequest.restore
+
+Rules:
+1. A stored job keeps the options as they were written, so that both ways lead through the same reading.
+2. Nothing is opened or requested here but the list, of which the first block is looked at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from headrace.cli.headers import Header, recorded_headers, restored_headers
+from headrace.cli.options import Problems, read_count, read_duration, read_failures, read_rate
+from headrace.errors import PlanError, SourceError
+
+__all__ = ["DEFAULTS", "FetchRequest", "check_output", "result_table"]
+
+#: The options that a job keeps, and their values where they are not given.
+DEFAULTS: Mapping[str, str | None] = {
+    "concurrency": "64",
+    "per-host": "8",
+    "rate": None,
+    "timeout": "120",
+    "attempts": "4",
+    "accept": "2xx",
+    "method": "GET",
+    "user-agent": None,
+    "contact": None,
+    "max-failures": None,
+    "window": None,
+    "body": "db",
+}
+_METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
+_REFERENCE = re.compile(r"(\{env:[A-Za-z_][A-Za-z0-9_]*\})")
+_USERINFO = re.compile(r"//[^/?#\s]*@")
+_NOT_YET = {".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"}
+VERSION = 1
+
+
+@dataclasses.dataclass(slots=True)
+class FetchRequest:
+    """A fetch that has been read and checked. `path` is the list, or None where `urls` were given."""
+
+    path: str | None
+    urls: Sequence[str]
+    texts: Mapping[str, str]
+    headers: Sequence[Header]
+    concurrency: int
+    per_host: int
+    rate: str | None
+    attempts: int
+    max_failures: str | None
+    window: int | None
+    source: Any
+    fetch: Any
+
+    # ------------------------------------------------------------------ making one
+
+    @classmethod
+    def read(
+        cls,
+        path: str | None,
+        urls: Sequence[str],
+        texts: Mapping[str, str],
+        headers: Sequence[Header],
+        problems: Problems,
+    ) -> FetchRequest | None:
+        """Read all options, noting every problem; None where one is so bad that no flow can be made."""
+        values = {**DEFAULTS, **texts}
+        concurrency = problems.read("--concurrency", values["concurrency"], read_count)
+        per_host = problems.read("--per-host", values["per-host"], read_count)
+        rate = problems.read("--rate", values["rate"], read_rate)
+        attempts = problems.read("--attempts", values["attempts"], read_count)
+        failures = problems.read("--max-failures", values["max-failures"], read_failures)
+        window = problems.read("--window", values["window"], read_count)
+        source = problems.run(lambda: _source(path, urls))
+        made = _fetch(values, urls, headers, problems)
+        if concurrency is None or per_host is None or attempts is None or source is None or made is None:
+            return None
+        return cls(
+            path, urls, texts, headers, concurrency, per_host, rate, attempts, failures, window, source, made
+        )
+
+    @classmethod
+    def restore(
+        cls, recorded: Mapping[str, Any], given: Sequence[Header], problems: Problems
+    ) -> FetchRequest | None:
+        """Make the request of a stored job again; `given` are literal secrets that it could not keep."""
+        if recorded.get("version") != VERSION:
+            raise PlanError(
+                f"this job was recorded by another version of headrace ({recorded.get('version')!r}): run its fetch again"
+            )
+        if recorded["path"] is None and not recorded["urls"]:
+            raise PlanError(
+                "the URLs of this job hold a password, so they are not stored: run the fetch again with the same URLs "
+                "and the same -o"
+            )
+        headers = restored_headers(recorded["headers"], given, problems)
+        return cls.read(recorded["path"], recorded["urls"], recorded["options"], headers, problems)
+
+    def recorded(self) -> dict[str, Any]:
+        """Give what the job keeps: everything that is needed to go on, and no secret."""
+        secret = any(_USERINFO.search(url) for url in self.urls)
+        return {
+            "command": "fetch",
+            "version": VERSION,
+            "path": None if self.path is None else os.path.abspath(self.path),
+            "urls": [] if secret else list(self.urls),
+            "options": dict(self.texts),
+            "headers": recorded_headers(self.headers),
+        }
+
+    # ------------------------------------------------------------------ using it
+
+    def flow(self, take: int | None = None) -> Any:
+        """Put source and stage together; the sink comes after it."""
+        from headrace.flow.builder import Flow
+        from headrace.policies.limits import Limit
+        from headrace.policies.retry import Retry
+
+        flow = Flow(self.source)
+        if take is not None:
+            flow = flow.take(take)
+        limits = [Limit(by=self.fetch.host, concurrency=self.per_host, name="host")]
+        if self.rate is not None:
+            limits.append(Limit(rate=self.rate, name="rate"))
+        return flow.map(
+            self.fetch, concurrency=self.concurrency, limits=limits, retry=Retry(attempts=self.attempts)
+        )
+
+    def again(self) -> list[str]:
+        """Give the flags that a later command must be given again."""
+        return [
+            word
+            for header in self.headers
+            if header.is_secret and not header.is_reference
+            for word in (header.flag, f"{header.name}: …")
+        ]
+
+
+def result_table(job: str) -> str:
+    """Name the table where a job's results go."""
+    return "pages" if job == "default" else job
+
+
+def check_output(out: str, path: str | None, problems: Problems) -> None:
+    """Note what can be seen to be wrong with an output before it is made."""
+    suffix = os.path.splitext(out)[1].lower()
+    if not out.strip():
+        problems.add("-o: give the name of a file, such as pages.db")
+    elif "://" in out:
+        problems.add(f"-o {out.partition('://')[0]}://…: results go to an SQLite file, such as pages.db")
+    elif suffix in _NOT_YET:
+        problems.add(f"-o {out}: results go to an SQLite file, such as {os.path.splitext(out)[0]}.db")
+    elif os.path.isdir(out):
+        problems.add(
+            f"-o {out} is a directory: give the name of a file, such as {os.path.join(out, 'pages.db')}"
+        )
+    elif not os.path.isdir(os.path.dirname(out) or "."):
+        problems.add(f"-o {out}: the directory {os.path.dirname(out)} does not exist; make it first")
+    elif path is not None and os.path.exists(out) and os.path.exists(path) and os.path.samefile(out, path):
+        problems.add(f"-o {out} is the list itself: give another file for the results")
+
+
+def _source(path: str | None, urls: Sequence[str]) -> Any:
+    """Make the source. Raises PlanError where the list cannot be read, so that nothing is made for it."""
+    if path is None:
+        from headrace.aio.iterables import SequenceSource
+
+        source = SequenceSource(list(urls))
+        source.name = "the command line"  # not «list of 3»: more URLs are no other job
+        return source
+    from headrace.files.lines import lines
+
+    found = lines(path, comment="#")
+    try:
+        found.open().close_now()
+    except SourceError as error:
+        raise PlanError(str(error)) from error
+    return found
+
+
+def _fetch(
+    values: Mapping[str, str | None], urls: Sequence[str], headers: Sequence[Header], problems: Problems
+) -> Any:
+    from headrace.http.client import Client
+    from headrace.http.fetching import fetch
+    from headrace.http.profile import Timeouts
+    from headrace.http.status import parse_accept
+
+    timeout = problems.read("--timeout", values["timeout"], read_duration)
+    method = problems.read("--method", values["method"], _read_method)
+    accept = values["accept"] or ""
+    if problems.run(lambda: parse_accept(accept)) is None:
+        problems.found[-1] = "--" + problems.found[-1].replace("accept=", "accept ", 1)
+        accept = "2xx"
+    agent = _user_agent(values["user-agent"], values["contact"], problems)
+    if values["body"] not in ("db", "none"):
+        problems.add(f"--body {values['body']!r}: it is db (bodies are kept in the table) or none")
+    template = _template(urls, problems)
+    if timeout is None or method is None or agent is None or any(header.value is None for header in headers):
+        return None
+    total = max(0.001, timeout)
+    if total > 1_000_000:
+        problems.add(f"--timeout {values['timeout']!r}: give at most 1000000 seconds")
+        return None
+    limits = {
+        name: min(getattr(Timeouts, name), total) for name in ("resolve", "connect", "first_byte", "stall")
+    }
+    timeouts = Timeouts(total=total, **limits)
+    return problems.run(
+        lambda: fetch(
+            template,
+            method=method,
+            accept=accept,
+            headers=[header.to_send() for header in headers],
+            select=without_body if values["body"] == "none" else None,
+            client=functools.partial(Client, timeouts=timeouts, user_agent=agent),
+        )
+    )
+
+
+def without_body(response: Any) -> dict[str, Any]:
+    """Give a response's row without its body."""
+    row: dict[str, Any] = response.as_row()
+    del row["body"]
+    return row
+
+
+def _read_method(flag: str, text: str) -> str:
+    method = text.strip().upper()
+    if method not in _METHODS:
+        raise PlanError(f"{flag} {text!r}: give one of {', '.join(_METHODS)}")
+    return method
+
+
+def _user_agent(agent: str | None, contact: str | None, problems: Problems) -> str | None:
+    from headrace.http.profile import default_user_agent
+
+    good = True
+    for flag, text in (("--user-agent", agent), ("--contact", contact)):
+        if text is not None and not (text.strip() and text.isascii() and text.isprintable()):
+            problems.add(f"{flag} {text!r}: give printable ASCII text, not empty")
+            good = False
+    if not good:
+        return None
+    if contact is None:
+        return agent or default_user_agent()
+    contact = contact.strip().strip("()")
+    if agent is not None:
+        return f"{agent} ({contact})"
+    return default_user_agent().replace(")", f"; {contact})", 1)
+
+
+def _template(urls: Sequence[str], problems: Problems) -> str | None:
+    """Give the template for a URL that refers to a secret; None where none does."""
+    if not any(_REFERENCE.search(url) for url in urls):
+        return None
+    if len(urls) > 1:
+        problems.add("a URL with {env:NAME} must be the only one: fetch the others by another command")
+        return None
+    parts = _REFERENCE.split(urls[0])
+    template = "".join(
+        part if number % 2 else part.replace("{", "{{").replace("}", "}}")
+        for number, part in enumerate(parts)
+    )
+    from headrace.http.secrets import expand
+
+    for reference in parts[1::2]:
+        problems.run(lambda reference=reference: expand(reference))  # type: ignore[misc]
+    return template
