@@ -246,7 +246,6 @@ class Plan:
         sink = self.sink
         columns = sink.columns() if isinstance(sink, Transactional) else None
         return {
-            "source": self.source.name,
             "stages": [
                 {
                     "name": stage.name,

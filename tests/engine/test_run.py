@@ -316,7 +316,7 @@ def test_fan_outs_in_fan_outs_with_a_small_window() -> None:
         .flat_map(lambda n: [n] * 5, lane="loop", fanout=5)
         .map(same, concurrency=7)
     )
-    found, report = collect(tree, window=30)
+    found, report = collect(tree, window=150)
     assert len(found) == 40 * 25
     assert report.done == 40
 
@@ -484,7 +484,7 @@ def test_leaving_a_stream_cancels_and_returns() -> None:
     report = run(main)
     assert report.done == 3
     assert report.returned == report.taken - 3
-    assert len(cancelled) == 10
+    assert sorted(cancelled) == list(range(3, 12))
 
 
 def test_the_source_waits_for_the_consumer() -> None:

@@ -23,14 +23,14 @@ from typing import Any
 
 from headrace.aio.due import DueHeap
 from headrace.aio.gate import wake_waiters
-from headrace.errors import CallError
+from headrace.errors import HeadraceError
 from headrace.item import QUEUED, Delivery
 from headrace.policies import limits as admission
 from headrace.policies.limits import Claim, KeyState, Limit
 
 __all__ = ["Dispatch", "KeyedDispatch"]
 
-Refuse = Callable[[Delivery, CallError], None]
+Refuse = Callable[[Delivery, HeadraceError], None]
 
 
 class Dispatch:
@@ -129,6 +129,7 @@ class KeyQueue:
         self.woken_by: KeyState | None = None
 
     def permit_freed(self, state: KeyState) -> None:
+        """Try again: a permit of `state` is free."""
         self.waiting_at = None
         self.woken_by = state
         self.dispatch.queue_ready(self)
@@ -171,9 +172,10 @@ class KeyedDispatch(Dispatch):
         return self._queued - ready
 
     def accept(self, delivery: Delivery) -> None:
+        """Queue a delivery by the keys of its limits; one whose key or cost cannot be had is refused."""
         try:
             claims = admission.claim(self._limits, delivery.value)
-        except CallError as error:
+        except HeadraceError as error:
             self._refuse(delivery, error)
             return
         delivery.claims = claims
@@ -191,6 +193,7 @@ class KeyedDispatch(Dispatch):
             self._wake_one()
 
     def accept_all(self, deliveries: Sequence[Delivery]) -> None:
+        """Queue several."""
         for delivery in deliveries:
             self.accept(delivery)
 
@@ -203,6 +206,7 @@ class KeyedDispatch(Dispatch):
                 self._wake_one()
 
     def take(self, now: float) -> Delivery | None:
+        """Give the next delivery that all its limits admit now; None where there is none."""
         lines = self._ready_queues
         while lines and self.is_open:
             queue = lines.popleft()
@@ -248,6 +252,7 @@ class KeyedDispatch(Dispatch):
         del self._queues[queue.key]
 
     def drain(self) -> list[Delivery]:
+        """Take out all that is queued, and give up its claims."""
         left: list[Delivery] = []
         self._timed.drain()
         queues, self._queues = self._queues, {}

@@ -40,9 +40,7 @@ class Endings:
         delivery.weight = 0
         complete(delivery, None, [delivery], self.settle)
 
-    def fail(
-        self, delivery: Delivery, stage: str, error: Exception, *, in_doubt: bool = False, final: bool = False
-    ) -> None:
+    def fail(self, delivery: Delivery, stage: str, error: Exception, *, in_doubt: bool = False) -> None:
         """Fail a delivery, and with it its root."""
         if in_doubt and not isinstance(error, InDoubt):
             raised = InDoubt(f"the call may have taken effect, and its end is unknown: {one_line(error)}")

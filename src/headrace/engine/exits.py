@@ -205,8 +205,7 @@ class StreamExit(Exit):
             root, ending, outcome, last = self.ready.popleft()
             if last:
                 root.state = DONE if ending is None else FINAL_STATE[ending.kind]
-                if held:
-                    self.run.settled(root, ending)
+                self.run.settled(root, ending)
             if outcome is not None:
                 return outcome
         return None

@@ -156,7 +156,6 @@ class Run:
         """
         async with contextlib.AsyncExitStack() as resources:
             await self._open(resources)
-            self._set_state("running")
             self._start()
             await self._over.wait()
             await self._close()
@@ -206,7 +205,8 @@ class Run:
                     getattr(self.plan.sink, "place", None),
                 )
             )
-            self._sample()
+        self._set_state("running")
+        self._sample()
         if isinstance(self.exit, Committer):
             self._tasks.start(self.exit.work(), "headrace committer")
         self._intake_task = self._tasks.start(self.intake.read(), "headrace intake")

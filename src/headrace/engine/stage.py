@@ -21,7 +21,7 @@ from headrace.engine.dispatch import Dispatch, KeyedDispatch
 from headrace.engine.lineage import Child, Ending, begin_family, child_path, is_doomed, root_of
 from headrace.engine.reorder import Reorder
 from headrace.engine.window import Level, weigh
-from headrace.errors import CallError, GiveUp, Skip, TimedOut
+from headrace.errors import CallError, HeadraceError, Skip, TimedOut
 from headrace.item import QUEUED, RUNNING, WAITING, Delivery
 from headrace.plan import StageSpec
 from headrace.policies import limits as admission
@@ -163,8 +163,11 @@ class Caller:
         delivery.state = QUEUED
         self.dispatch.accept(delivery)
 
-    def _refuse(self, delivery: Delivery, error: CallError) -> None:
-        self.run.endings.fail(delivery, self.spec.name, error)
+    def _refuse(self, delivery: Delivery, error: HeadraceError) -> None:
+        if isinstance(error, Skip):
+            self.run.endings.skip(delivery, error.reason)
+        else:
+            self.run.endings.fail(delivery, self.spec.name, error)
 
     def retry_due(self, delivery: Delivery) -> None:
         """Queue a delivery whose time to be repeated has come."""
@@ -253,7 +256,7 @@ class Caller:
                         return
                     continue
                 if limited:
-                    self._release(delivery, value)
+                    self._refund_and_release(delivery, value)
                 if plain:
                     delivery.value = value
                     run.now = now
@@ -271,7 +274,7 @@ class Caller:
             self._call_over(slot)
             slot.calls -= 1
             delivery.tried -= 1
-            self._release(delivery, None)
+            self._release(delivery)
             self.run.endings.drop(delivery)
             return False
         within = self.spec.within
@@ -360,11 +363,11 @@ class Caller:
         run, spec = self.run, self.spec
         sent = delivery.sent
         decision = decide(
-            spec.retry, error, delivery.tried, spec.effect, sent, run.rng, slot.began, delivery.until
+            spec.retry, error, delivery.tried, spec.effect, sent, run.rng, run.clock(), delivery.until
         )
         if decision.hold is not None and delivery.claims:
             run.hold(delivery.claims, decision.hold, error)
-        self._release(delivery, None)
+        self._release(delivery)
         if decision.kind == "in_doubt":
             run.endings.fail(delivery, spec.name, error, in_doubt=True)
             return
@@ -383,7 +386,7 @@ class Caller:
             run.endings.give_back(delivery)
         else:
             run.accounts.attempt_failed(delivery, spec.name, error, None)
-            run.endings.fail(delivery, spec.name, error, final=isinstance(error, GiveUp))
+            run.endings.fail(delivery, spec.name, error)
 
     def _call_over(self, slot: Slot) -> None:
         """Count a call that is over, one way or another."""
@@ -412,7 +415,7 @@ class Caller:
             self._failed(slot, delivery, self._timed_out())
             return False
         # It was told to stop and finished instead: its result counts.
-        self._release(delivery, value)
+        self._refund_and_release(delivery, value)
         if self.spec.kind == "map":
             delivery.value = value
             self.forward(delivery)
@@ -437,7 +440,7 @@ class Caller:
             raised.__cause__ = error
             self._failed(slot, delivery, raised)
             return False
-        self._release(delivery, None)
+        self._release(delivery)
         self.run.endings.give_back(delivery)
         return True
 
@@ -451,13 +454,17 @@ class Caller:
             if slot.task is not None:
                 slot.task.uncancel()
 
-    def _release(self, delivery: Delivery, value: Any) -> None:
+    def _refund_and_release(self, delivery: Delivery, value: Any) -> None:
+        """Correct what a call cost by its result, and give its permits back."""
+        if delivery.claims:
+            admission.refund(delivery.claims, value)
+        self._release(delivery)
+
+    def _release(self, delivery: Delivery) -> None:
         """Give a delivery's permits back; those of a call that still hangs in its thread when it returns."""
         claims, delivery.claims = delivery.claims, None
         if not claims:
             return
-        if value is not None:
-            admission.refund(claims, value)
         call = current_call.get(None)
         stuck = call.stuck if call is not None else None
         if stuck is not None and call is not None:
