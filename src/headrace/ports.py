@@ -415,6 +415,10 @@ class Keeping(Protocol):
         """Give the decoded value of every done item, by position."""
         ...
 
+    async def dead_letters(self) -> Sequence[DeadLetter]:
+        """Give the items that failed, those of earlier runs too, by position."""
+        ...
+
 
 @runtime_checkable
 class Sink(Protocol):

@@ -95,6 +95,7 @@ class Run:
         self.is_stopping = False
         self.stopped: str | None = None
         self.signal: int | None = None
+        self._starts_paused = False
         self._resumable_stop = False  # whether the stop leaves the run unfinished, as `take` does not
         self._over = asyncio.Event()
         self._timers: list[asyncio.TimerHandle] = []
@@ -205,11 +206,14 @@ class Run:
                     getattr(self.plan.sink, "place", None),
                 )
             )
-        self._set_state("running")
+        if not self.is_stopping:
+            self._set_state("running")
         self._sample()
         if isinstance(self.exit, Committer):
             self._tasks.start(self.exit.work(), "headrace committer")
         self._intake_task = self._tasks.start(self.intake.read(), "headrace intake")
+        if self._starts_paused:
+            self.pause()
         if self.options.within is not None:
             self._later(self.options.within, self.request_stop, f"within={self.options.within:g} s is over")
 
@@ -309,6 +313,8 @@ class Run:
 
     def pause(self) -> None:
         """Start no more calls until `resume`; running ones finish."""
+        if self.state == "opening":
+            self._starts_paused = True
         if self.state == "running":
             self._set_state("paused")
             self.intake.pause()
@@ -317,6 +323,7 @@ class Run:
 
     def resume(self) -> None:
         """Go on after `pause`."""
+        self._starts_paused = False
         if self.state == "paused":
             self._set_state("running")
             self.intake.resume()

@@ -8,7 +8,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -22,7 +22,17 @@ from headrace.item import Outcome
 from headrace.lanes.loop import LoopLane
 from headrace.lanes.thread import ThreadLane
 from headrace.plan import Plan, RunOptions, StageSpec
-from headrace.ports import JobRequest, JobState, Keeping, Lane, Ledger, Replayable, Subscriber, Transactional
+from headrace.ports import (
+    DeadLetter,
+    JobRequest,
+    JobState,
+    Keeping,
+    Lane,
+    Ledger,
+    Replayable,
+    Subscriber,
+    Transactional,
+)
 from headrace.report import Report
 
 __all__ = ["Job", "OutcomeStream", "StopEvent", "run_plan"]
@@ -74,6 +84,7 @@ class Job:
         self._asked: list[Callable[[Run], None]] = []
         self.report: Report | None = None
         self.kept_values: Mapping[int, Any] = {}
+        self.dead_letters: Sequence[DeadLetter] = ()
         self.others: list[Outcome[Any]] = []  # outcomes of a kept map that are not Done
 
     # ------------------------------------------------------------------ the life
@@ -116,6 +127,7 @@ class Job:
                 watching.cancel()
             if isinstance(self._ledger, Keeping) and isinstance(run.exit, Committer):
                 self.kept_values = await self._ledger.values()
+                self.dead_letters = await self._ledger.dead_letters()
                 self.others = run.exit.others
         finally:
             self._is_made.set()

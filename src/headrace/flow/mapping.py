@@ -16,7 +16,7 @@ from headrace.item import Done, Failed, Outcome
 from headrace.plan import LaneName, Plan, RunOptions, make_stage
 from headrace.policies.limits import Limit
 from headrace.policies.retry import Retry
-from headrace.ports import DeadLetter, Effect, Sink, Source, Subscriber, Transactional
+from headrace.ports import Effect, Sink, Source, Subscriber, Transactional
 from headrace.report import DoneColumns, Outcomes, Report
 
 __all__ = ["map", "map_sync"]
@@ -153,7 +153,7 @@ class _Mapping:
             return Outcomes(self._exit.columns, self._exit.others, report)
         items = self._items
         found: dict[int, Outcome[Any]] = {}
-        for letter in self._dead_letters():
+        for letter in self.job.dead_letters:
             error = CallError(f"{letter.error}: {letter.cause}")
             item = items[letter.position] if letter.position < len(items) else None
             found[letter.position] = Failed(
@@ -163,12 +163,6 @@ class _Mapping:
         for position, value in self.job.kept_values.items():
             found[position] = Done(items[position], value, position)
         return Outcomes(DoneColumns(), (), report, found)
-
-    def _dead_letters(self) -> Iterable[DeadLetter]:
-        from headrace.sqlite import inspect
-
-        assert isinstance(self._sink, Transactional)
-        return inspect.failures(self._sink.place, self._name)
 
 
 def _keeping_sink(out: str | os.PathLike[str] | Sink) -> Sink:

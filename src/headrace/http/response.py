@@ -115,6 +115,11 @@ class Response:
         return _VERSIONS.get(self._version, "HTTP")
 
     @property
+    def multiplexed(self) -> bool:
+        """Whether other requests can share its connection at the same time."""
+        return self._version >= 3
+
+    @property
     def timings(self) -> Timings:
         """Seconds in each phase."""
         resolve, looked_up, connected, secured, sent, began, total = self._clock

@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import pycurl  # type: ignore[import-untyped]
@@ -57,8 +58,8 @@ class Handle:
         "_entry",
         "_has_body",
         "_headers",
-        "_scheme",
         "_shortened",
+        "_waits",
         "began",
         "chunks",
         "curl",
@@ -66,6 +67,7 @@ class Handle:
         "limit",
         "mark",
         "method",
+        "on_ready",
         "profile",
         "seen",
         "sends",
@@ -84,11 +86,12 @@ class Handle:
         self.seen = -1
         self.mark = self.began = 0.0
         self.url: Url
+        self.on_ready: Callable[[str], None] | None = None  #: told the key when the connection is up
         self._entry: str | None = None
         self._headers: tuple[str, ...] = ()
         self._has_body = has_body
         self._shortened = False
-        self._scheme = ""
+        self._waits = False
         self._clock = clock
         self.curl = curl = pycurl.Curl()
         profile.configure(curl, method)
@@ -124,21 +127,28 @@ class Handle:
     def _about_to_send(self, *_: object) -> int:
         self.sends += 1
         self.mark = self._clock()
+        if self.on_ready is not None:
+            self.on_ready(self.url.key)
         return pycurl.PREREQFUNC_OK if self.sends == 1 else pycurl.PREREQFUNC_ABORT  # type: ignore[no-any-return]
 
     # -------------------------------------------------------------------------------------------- one request
 
     def prepare(
-        self, url: Url, headers: tuple[str, ...], body: bytes | None, limit: int | None, entry: str | None
+        self,
+        url: Url,
+        headers: tuple[str, ...],
+        body: bytes | None,
+        limit: int | None,
+        entry: str | None,
+        wait_for_connection: bool = False,
     ) -> None:
         """Set what this request needs. `entry` has the addresses of its name; None where libcurl knows
         them already.
         """
         setopt = self.curl.setopt
-        if url.scheme != self._scheme:
-            # Wait for an open handshake, which may bring HTTP/2 for all. On http this would wait for a whole answer.
-            setopt(pycurl.PIPEWAIT, int(url.scheme == "https"))
-            self._scheme = url.scheme
+        if wait_for_connection is not self._waits:
+            setopt(pycurl.PIPEWAIT, int(wait_for_connection))
+            self._waits = wait_for_connection
         self.url = url
         self.limit = limit
         setopt(pycurl.URL, url.text)
@@ -146,7 +156,8 @@ class Handle:
             if headers:
                 setopt(pycurl.HTTPHEADER, headers)
             else:
-                # An empty list would change nothing: pycurl ignores it, and the last request's would go out again.
+                # An empty list would change nothing: pycurl ignores it, and the last request's would go out
+                # again.
                 self.curl.unsetopt(pycurl.HTTPHEADER)
             self._headers = headers
         if entry is not self._entry:
@@ -174,6 +185,7 @@ class Handle:
         self.chunks.clear()
         self.size = self.sends = 0
         self.seen = -1
+        self.on_ready = None
         if self._shortened:
             self.limit_time(self.profile.timeouts.total)
             self._shortened = False
@@ -181,7 +193,9 @@ class Handle:
             self.curl.setopt(pycurl.POSTFIELDS, b"")
 
     def head_is_whole(self) -> bool:
-        """Whether the answer's headers came to their end. libcurl takes a connection that ends in them for an answer."""
+        """Whether the answer's headers came to their end. libcurl takes a connection that ends in them for
+        an answer.
+        """
         head = self.head
         if head and head[-1] in _BLANK:
             return True

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from time import perf_counter
 from typing import Final
 
@@ -22,6 +23,7 @@ from headrace.http.profile import Profile
 from headrace.http.redirects import REDIRECTS, Hop
 from headrace.http.resolver import Addresses, Resolver
 from headrace.http.response import Response
+from headrace.http.scouting import Scouts
 from headrace.http.transfer import Handle, Multi, MultiFailed
 from headrace.http.translate import translate
 from headrace.http.url import mask
@@ -52,6 +54,7 @@ class Transport:
         self._connections = connections
         self._pools: dict[tuple[Profile, str, bool], Pool] = {}
         self._loaded: dict[str, Addresses] = {}
+        self._scouts = Scouts()
         self._watch = Watch(self._end)
         self._flying = self._watch.flying
         self._multi = Multi(connections)
@@ -74,7 +77,7 @@ class Transport:
 
         Raises HttpError. Cancelling closes the connection at once.
         """
-        method, url, headers, body = hop
+        url = hop.url
         entry: str | None = None
         addresses: Addresses | None = None
         waited = 0.0
@@ -83,42 +86,92 @@ class Transport:
             addresses, waited = await self._resolve(host, hop, profile)
             if self._loaded.get(f"{host}:{port}") is not addresses:
                 entry = addresses.entry(host, port)
+        if url.scheme == "https" and profile.http2:
+            response = await self._scout(profile, pool, hop, max_body, began, waited, entry)
+        else:
+            response = await self._fly(profile, pool, hop, max_body, began, waited, entry)
+        if addresses is not None and entry is not None:
+            self._remember(f"{host}:{port}", addresses)
+        return response
+
+    async def _scout(
+        self,
+        profile: Profile,
+        pool: Pool,
+        hop: Hop,
+        max_body: int | None,
+        began: float,
+        waited: float,
+        entry: str | None,
+    ) -> Response:
+        """Send a request to a host that may speak HTTP/2, as its scout where it is unknown."""
+        scouts, key = self._scouts, hop.url.key
+        shared = scouts.multiplexes(key)
+        scouting = shared is None and await scouts.may_go_ahead(key)
+        try:
+            response = await self._fly(
+                profile,
+                pool,
+                hop,
+                max_body,
+                began,
+                waited,
+                entry,
+                shared=bool(shared),
+                on_ready=scouts.arrived if scouting else None,
+            )
+            scouts.learn(key, response.multiplexed)
+            return response
+        finally:
+            if scouting:
+                scouts.done(key)
+
+    async def _fly(
+        self,
+        profile: Profile,
+        pool: Pool,
+        hop: Hop,
+        max_body: int | None,
+        began: float,
+        waited: float,
+        entry: str | None,
+        *,
+        shared: bool = False,
+        on_ready: Callable[[str], None] | None = None,
+    ) -> Response:
+        """Run one transfer on a handle of the pool, from its start to its answer."""
+        multi = self._multi
+        if self._closed:
+            raise _closed(hop)
+        if multi.broken:
+            multi = await self._rebuild()
+        gone = perf_counter() - began
+        left = _left(hop, profile, gone) if gone > SOON else None
+        method, url, headers, body = hop
         handle = pool.pop() if pool else Handle(profile, method, body is not None, self.loop.time)
-        handle.prepare(url, headers.lines, body, max_body, entry)
         keep = True
         try:
-            await self._fly(handle, hop, began)
-            if addresses is not None and entry is not None:
-                self._remember(f"{host}:{port}", addresses)
+            handle.prepare(url, headers.lines, body, max_body, entry, shared)
+            handle.began, handle.on_ready = began, on_ready
+            if left is not None:
+                handle.limit_time(left)
+            self.requests += 1
+            self._flying.add(handle)
+            self._watch.need(self.loop, profile)
+            await multi.add_handle(handle.curl)
+            if not handle.head_is_whole():
+                raise _head_cut(hop, perf_counter() - began)
             return self._answer(handle, waited, began)
+        except pycurl.error as error:
+            if _is_cut_redirect(handle):
+                return self._answer(handle, waited, began)
+            raise translate(error, handle.progress(perf_counter() - began)) from error
         except MultiFailed as error:
             keep = False
             raise self._broken(hop, error) from error
         finally:
             self._flying.discard(handle)
             self._give_back(handle, pool, keep)
-
-    async def _fly(self, handle: Handle, hop: Hop, began: float) -> None:
-        """Run the transfer to its end."""
-        if self._closed:
-            raise _closed(hop)
-        multi = self._multi
-        if multi.broken:
-            multi = await self._rebuild()
-        gone = perf_counter() - began
-        if gone > SOON:
-            handle.limit_time(_left(hop, handle, gone))
-        handle.began = began
-        self.requests += 1
-        self._flying.add(handle)
-        self._watch.need(self.loop, handle.profile)
-        try:
-            await multi.add_handle(handle.curl)
-        except pycurl.error as error:
-            if not _is_cut_redirect(handle):
-                raise translate(error, handle.progress(perf_counter() - began)) from error
-        if not handle.head_is_whole():
-            raise _head_cut(hop, perf_counter() - began)
 
     def _answer(self, handle: Handle, waited: float, began: float) -> Response:
         """Read what the transfer brought, before its handle serves the next one."""
@@ -220,9 +273,9 @@ def _head_cut(hop: Hop, elapsed: float) -> ConnectionLost:
     )
 
 
-def _left(hop: Hop, handle: Handle, gone: float) -> float | None:
+def _left(hop: Hop, profile: Profile, gone: float) -> float | None:
     """What the call has left of its total limit, after a resolve or a redirect."""
-    total = handle.profile.timeouts.total
+    total = profile.timeouts.total
     if total is None:
         return None
     if gone >= total:

@@ -19,14 +19,14 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from headrace.errors import EngineError, HeadraceError, IdentityChanged, LedgerError, PlanError
-from headrace.ports import Bookmark, Commit, Intent, JobRequest, JobState, Parking
+from headrace.ports import Bookmark, Commit, DeadLetter, Intent, JobRequest, JobState, Parking
 from headrace.sqlite import jobs
-from headrace.sqlite.exceptions import ExceptionRecord
+from headrace.sqlite.exceptions import LETTER_COLUMNS, ExceptionRecord, letter_of
 from headrace.sqlite.lock import PlaceLock
 from headrace.sqlite.progress import Progress, Step
 from headrace.sqlite.ranges import RangeSet, coalesce, decode_ranges, encode_ranges, ranges_of
 from headrace.sqlite.result_table import MOST_CARE, ROW_TROUBLE, ResultTable
-from headrace.sqlite.schema import connect_writer, translated
+from headrace.sqlite.schema import connect_writer, quoted, translated
 from headrace.sqlite.writer import Writer
 
 __all__ = ["KeepingLedger", "SqliteLedger"]
@@ -404,6 +404,22 @@ class KeepingLedger(SqliteLedger):
                 f"{self._path}: a value in table {self._rows.name!r} is not JSON ({error}); "
                 "something else has written there: restore it, or start over with fresh"
             ) from error
+
+    async def dead_letters(self) -> Sequence[DeadLetter]:
+        """Give the dead letters of this job, by position."""
+        letters: Sequence[DeadLetter] = await self._writer.run(self._dead_letters)
+        return letters
+
+    def _dead_letters(self) -> list[DeadLetter]:
+        columns = ", ".join(quoted(name) for name in LETTER_COLUMNS)
+        try:
+            rows = self._open_connection().execute(
+                f"SELECT {columns} FROM headrace_failed WHERE generation = ? ORDER BY position",  # noqa: S608
+                (self._generation.id,),
+            )
+            return [letter_of(row) for row in rows]
+        except sqlite3.Error as error:
+            raise translated(error, self._path, "reading the dead letters back") from error
 
 
 def _json(value: Any) -> str:
