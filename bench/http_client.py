@@ -63,14 +63,12 @@ async def bare(base: str, ca_file: str, requests: int, connections: int) -> dict
     from headrace.http.profile import Profile
 
     profile = Profile(ca_file=ca_file)
-    pipewait = int(base.startswith("https"))
     async with pycurl.AsyncCurlMulti() as multi:
         multi.setopt(pycurl.M_MAXCONNECTS, 1000)
 
         async def worker(urls: Iterator[str]) -> None:
             curl = pycurl.Curl()
             profile.configure(curl, "GET")
-            curl.setopt(pycurl.PIPEWAIT, pipewait)
             head: list[bytes] = []
             body: list[bytes] = []
             size = sends = 0

@@ -19,6 +19,7 @@ from headrace.http import (
     BodyTooLarge,
     BodyTruncated,
     Client,
+    ClientClosed,
     ConnectFailed,
     ConnectionLost,
     ConnectTimedOut,
@@ -377,44 +378,45 @@ def test_a_dead_connection_gets_no_second_request(run: Run, method: str) -> None
 
 
 def test_nothing_blocks_the_loop(run: Run) -> None:
-    """While hosts hang, resets come and bodies trickle, the loop turns within 50 ms, and closing does not block it."""
+    """While hosts hang, resets come and bodies trickle, the loop turns within 50 ms, and so it does at closing."""
+    # Other programs on the machine make pauses too: what we cause would be there every time.
+    worst = min(run(_longest_pause) for _ in range(3))
+    assert worst < 0.05, worst
 
-    async def handler(request: Request, writer: asyncio.StreamWriter) -> str | None:
-        kind = request.target[1:2]
-        if kind == "h":
-            return await _hang(request, writer)
-        if kind == "t":
-            return await _slow_body(request, writer)
-        if kind == "r":
-            return RESET
-        writer.write(answer(b"ok"))
-        return None
 
-    async def main() -> None:
-        worst = 0.0
+async def _misbehave(request: Request, writer: asyncio.StreamWriter) -> str | None:
+    kind = request.target[1:2]
+    if kind == "h":
+        return await _hang(request, writer)
+    if kind == "t":
+        return await _slow_body(request, writer)
+    if kind == "r":
+        return RESET
+    writer.write(answer(b"ok"))
+    return None
 
-        async def metronome() -> None:
-            nonlocal worst
-            while True:
-                before = time.perf_counter()
-                await asyncio.sleep(0.001)
-                worst = max(worst, time.perf_counter() - before)
 
-        async with serve(handler) as server:
-            client = Client(timeouts=Timeouts(first_byte=0.2, total=0.3))
-            await client.get(server.url("/warm"))  # handles, certificates and modules are loaded once
-            ticking = asyncio.create_task(metronome())
-            calls = [client.get(server.url(f"/{'htro'[number % 4]}/{number}")) for number in range(80)]
-            results = await asyncio.gather(*calls, return_exceptions=True)
-            hanging = asyncio.gather(
-                *(client.get(server.url("/h")) for _ in range(50)), return_exceptions=True
-            )
-            await asyncio.sleep(0.02)
-            await client.aclose()
-            ended = await hanging
-            ticking.cancel()
-        assert sum(1 for result in results if not isinstance(result, Exception)) == 20
-        assert {type(error).__name__ for error in ended} == {"ClientClosed"}
-        assert worst < 0.05, worst
+async def _longest_pause() -> float:
+    worst = 0.0
 
-    run(main)
+    async def metronome() -> None:
+        nonlocal worst
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(0.001)
+            worst = max(worst, time.perf_counter() - before)
+
+    async with serve(_misbehave) as server:
+        client = Client(timeouts=Timeouts(first_byte=0.2, total=0.3))
+        await client.get(server.url("/warm"))
+        ticking = asyncio.create_task(metronome())
+        calls = [client.get(server.url(f"/{'htro'[number % 4]}/{number}")) for number in range(80)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        hanging = asyncio.gather(*(client.get(server.url("/h")) for _ in range(50)), return_exceptions=True)
+        await asyncio.sleep(0.02)
+        await client.aclose()
+        ended = await hanging
+        ticking.cancel()
+    assert sum(1 for result in results if not isinstance(result, Exception)) == 20
+    assert {type(error) for error in ended} == {ClientClosed}
+    return worst
