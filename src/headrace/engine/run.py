@@ -19,13 +19,13 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
-from headrace.aio.due import DueHeap
 from headrace.aio.sweep import DeadlineSweep
 from headrace.aio.tasks import TaskOwner
 from headrace.engine.accounts import Accounts
 from headrace.engine.batch import Gatherer, Tap
 from headrace.engine.bus import Bus
 from headrace.engine.committer import Committer
+from headrace.engine.delays import Delays
 from headrace.engine.endings import Endings
 from headrace.engine.exits import Exit
 from headrace.engine.fanout import collecting
@@ -37,7 +37,6 @@ from headrace.engine.texts import one_line
 from headrace.engine.window import WEIGHTLESS, Window, weigh
 from headrace.errors import EngineError, HeadraceError, InDoubt, LaneError, LedgerError, SinkError
 from headrace.events import (
-    KeyHeld,
     RunFinished,
     RunStarted,
     RunStateChanged,
@@ -45,7 +44,6 @@ from headrace.events import (
 )
 from headrace.item import Delivery
 from headrace.plan import Plan, RunOptions
-from headrace.policies import limits as admission
 from headrace.ports import Chunk, JobState, Lane, Ledger, Replayable, Shared, Subscriber
 from headrace.report import Report
 
@@ -87,8 +85,7 @@ class Run:
         self.workers = TaskOwner(self._task_failed)
         self._tasks = TaskOwner(self._task_failed)
         self._make_lane = make_lane
-        self._repeats: DueHeap[tuple[Caller, Delivery]] = DueHeap(self.loop, self._repeat_due)
-        self._late: DueHeap[tuple[Caller, Delivery]] = DueHeap(self.loop, self._late_due)
+        self.delays = Delays(self.loop)
         # states
         self.attention = True
         self.state = "opening"
@@ -222,8 +219,7 @@ class Run:
         for timer in self._timers:
             timer.cancel()
         self.sweep.stop()
-        self._repeats.drain()
-        self._late.drain()
+        self.delays.drain()
         for caller in self.callers:
             caller.ended = True
             caller.dispatch.wake_all()
@@ -348,8 +344,7 @@ class Run:
             elif isinstance(node, Gatherer):
                 for member in node.drain():
                     self.endings.give_back(member)
-        waiting = [*self._repeats.drain()]
-        for caller, delivery in waiting:
+        for caller, delivery in self.delays.drain():
             if delivery.sent:
                 caller.retry_due(delivery)
             else:
@@ -497,34 +492,7 @@ class Run:
             or self._flush_when_idle
         )
 
-    # ------------------------------------------------------------------ waiting for a time
-
-    def repeat(self, caller: Caller, delivery: Delivery, after: float) -> None:
-        """Let a delivery be called again in `after` seconds."""
-        self._repeats.push(self.clock() + after, (caller, delivery))
-
-    def _repeat_due(self, entry: tuple[Caller, Delivery]) -> None:
-        entry[0].retry_due(entry[1])
-
-    def watch_late(self, caller: Caller, delivery: Delivery) -> None:
-        """Fail a delivery that still waits when its `within=` has passed."""
-        assert delivery.until is not None
-        self._late.push(delivery.until, (caller, delivery))
-
-    def _late_due(self, entry: tuple[Caller, Delivery]) -> None:
-        caller, delivery = entry
-        if caller.is_late(delivery):
-            caller.fail_late(delivery)
-
-    def hold(self, claims: Any, seconds: float, error: Exception) -> None:
-        """Let everything of these claims' keys wait."""
-        until = self.clock() + seconds
-        for state in admission.hold(claims, until):
-            if self.bus is not None:
-                at = time.time()
-                self.bus.emit(
-                    KeyHeld(at, state.limit.name, str(state.key), at + seconds, one_line(error)[:200])
-                )
+    # ------------------------------------------------------------------ for its parts
 
     async def intend(self, delivery: Delivery, stage: str) -> None:
         """Record a *once* call before it goes out; at once where there is no ledger."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -174,19 +175,13 @@ class Caller:
         if delivery.state != WAITING:
             return
         self.waiting -= 1
+        self.run.delays.watch(self, delivery)
         self.accept(delivery)
 
-    def is_late(self, delivery: Delivery) -> bool:
-        """Whether this delivery's `within=` has passed, and it is still here, in no call."""
-        return delivery.until is not None and delivery.state in (QUEUED, WAITING)
-
-    def fail_late(self, delivery: Delivery) -> None:
-        """Fail a delivery that waited past its `within=`."""
-        self.run.endings.fail(
-            delivery,
-            self.spec.name,
-            TimedOut(f"not done within {self.spec.within:g} s (waiting to be called)"),
-        )
+    def end_if_late(self, delivery: Delivery) -> None:
+        """Fail a delivery whose `within=` has passed while it queued."""
+        if delivery.state == QUEUED and delivery.until is not None:
+            self.run.endings.fail(delivery, self.spec.name, self._too_late())
 
     # ------------------------------------------------------------------ the workers
 
@@ -201,8 +196,8 @@ class Caller:
         run, dispatch, call = self.run, self.dispatch, self._call
         assert call is not None
         take, ready, clock, forward = dispatch.take, dispatch.ready, run.clock, self.forward
-        timeout, sweep = self.spec.timeout or 0.0, run.sweep
-        timed = self.spec.timeout is not None
+        timeout, sweep = self.spec.timeout or math.inf, run.sweep
+        timed = self.spec.timeout is not None or self.spec.within is not None
         plain = self.spec.kind == "map" and self._reorder is None
         limited = bool(self.spec.limits)
         careful = self.spec.within is not None or self.spec.effect == "once" or run.plan.levels > 1
@@ -232,7 +227,10 @@ class Caller:
                 if careful and not await self._prepare(slot, delivery, now):
                     continue
                 if timed:
-                    slot.deadline = deadline = now + timeout
+                    deadline = now + timeout
+                    if delivery.until is not None and delivery.until < deadline:
+                        deadline = delivery.until
+                    slot.deadline = deadline
                     if deadline < sweep.at:
                         sweep.arm(deadline)
                 value = await call(delivery.value)
@@ -280,7 +278,6 @@ class Caller:
         within = self.spec.within
         if within is not None and delivery.until is None:
             delivery.until = now + within
-            self.run.watch_late(self, delivery)
         if self.spec.effect == "once":
             await self.run.intend(delivery, self.spec.name)
             delivery.sent = True
@@ -366,7 +363,7 @@ class Caller:
             spec.retry, error, delivery.tried, spec.effect, sent, run.rng, run.clock(), delivery.until
         )
         if decision.hold is not None and delivery.claims:
-            run.hold(delivery.claims, decision.hold, error)
+            run.delays.hold(delivery.claims, decision.hold, error, run.bus)
         self._release(delivery)
         if decision.kind == "in_doubt":
             run.endings.fail(delivery, spec.name, error, in_doubt=True)
@@ -381,7 +378,7 @@ class Caller:
             delivery.state = WAITING
             self.waiting += 1
             run.accounts.attempt_failed(delivery, spec.name, error, decision.after)
-            run.repeat(self, delivery, decision.after)
+            run.delays.repeat(self, delivery, decision.after)
         elif decision.kind == "again":
             run.endings.give_back(delivery)
         else:
@@ -412,7 +409,7 @@ class Caller:
             return True
         if slot.ending == "timeout":
             self._end_of_timeout(slot)
-            self._failed(slot, delivery, self._timed_out())
+            self._failed(slot, delivery, self._timed_out(delivery))
             return False
         # It was told to stop and finished instead: its result counts.
         self._refund_and_release(delivery, value)
@@ -433,7 +430,7 @@ class Caller:
         self._call_over(slot)
         if slot.ending == "timeout" and task.cancelling() <= 1:
             self._end_of_timeout(slot)
-            self._failed(slot, delivery, self._timed_out())
+            self._failed(slot, delivery, self._timed_out(delivery))
             return False
         if slot.ending is None and task.cancelling() == 0:
             raised = CallError("the function raised CancelledError, though nobody cancelled it")
@@ -444,8 +441,13 @@ class Caller:
         self.run.endings.give_back(delivery)
         return True
 
-    def _timed_out(self) -> TimedOut:
+    def _timed_out(self, delivery: Delivery) -> TimedOut:
+        if delivery.until is not None and self.run.clock() >= delivery.until:
+            return self._too_late()
         return TimedOut(f"no result within timeout={self.spec.timeout:g} s")
+
+    def _too_late(self) -> TimedOut:
+        return TimedOut(f"not done within={self.spec.within:g} s")
 
     def _end_of_timeout(self, slot: Slot) -> None:
         """Take back our own cancellation, so that the worker can go on."""
@@ -478,7 +480,7 @@ class Caller:
     def expired(self, slot: Slot, now: float) -> None:
         """The sweep found that this slot's time limit has passed."""
         if slot.ending == "timeout":
-            self.give_up(slot, self._timed_out())
+            self.give_up(slot, self._timed_out(slot.delivery) if slot.delivery is not None else None)
             return
         slot.ending = "timeout"
         slot.deadline = now + PATIENCE

@@ -1,0 +1,65 @@
+"""What waits for a time: repetitions, and the ends of `within=`.
+
+Rules:
+1. What waits here holds no worker and no permit.
+2. A delivery is watched for the end of its `within=` only while it queues again: a call under way has its own limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from headrace.aio.due import DueHeap
+from headrace.engine.texts import one_line
+from headrace.events import KeyHeld
+from headrace.item import Delivery
+from headrace.policies import limits as admission
+from headrace.policies.limits import Claim
+
+if TYPE_CHECKING:
+    from headrace.engine.bus import Bus
+    from headrace.engine.stage import Caller
+
+__all__ = ["Delays"]
+
+
+class Delays:
+    """The due-heaps of a run."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._repeats: DueHeap[tuple[Caller, Delivery]] = DueHeap(loop, self._repeat_due)
+        self._late: DueHeap[tuple[Caller, Delivery]] = DueHeap(loop, self._late_due)
+
+    def repeat(self, caller: Caller, delivery: Delivery, after: float) -> None:
+        """Let a delivery be called again in `after` seconds."""
+        self._repeats.push(self._loop.time() + after, (caller, delivery))
+
+    @staticmethod
+    def _repeat_due(entry: tuple[Caller, Delivery]) -> None:
+        caller, delivery = entry
+        caller.retry_due(delivery)
+
+    def watch(self, caller: Caller, delivery: Delivery) -> None:
+        """Fail a delivery that still queues when its `within=` has passed."""
+        if delivery.until is not None:
+            self._late.push(delivery.until, (caller, delivery))
+
+    @staticmethod
+    def _late_due(entry: tuple[Caller, Delivery]) -> None:
+        caller, delivery = entry
+        caller.end_if_late(delivery)
+
+    def drain(self) -> list[tuple[Caller, Delivery]]:
+        """Take out all that waits to be repeated, and stop watching."""
+        self._late.drain()
+        return self._repeats.drain()
+
+    def hold(self, claims: list[Claim], seconds: float, error: Exception, bus: Bus | None) -> None:
+        """Let everything of these claims' keys wait for `seconds`, and tell of it."""
+        at = time.time()
+        for state in admission.hold(claims, self._loop.time() + seconds):
+            if bus is not None:
+                bus.emit(KeyHeld(at, state.limit.name, str(state.key), at + seconds, one_line(error)[:200]))
