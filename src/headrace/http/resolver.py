@@ -155,7 +155,9 @@ class Resolver:
                 expiry.cancel()
 
     def _staff(self) -> None:
-        """See that somebody takes what is queued: at most `_limit` threads that are not stuck. Runs on the loop."""
+        """See that somebody takes what is queued: at most `_limit` threads that are not stuck. Runs on the
+        loop.
+        """
         if self._check is not None:
             self._check.cancel()
             self._check = None
@@ -264,17 +266,16 @@ class Resolver:
                             f"cannot resolve {lookup.name}: the client was closed", host=lookup.name
                         )
                     )
-        leaving = list(self._threads)
+        threads = list(self._threads)
         stuck = sum(1 for lookup in self._running.values() if lookup.started is not None)
         for _ in range(50):
-            # Idle threads leave within microseconds; those in a look-up are not waited for.
-            if len(self._threads) <= stuck:
+            # Idle threads leave within microseconds; those in a look-up are not waited for. Nothing is
+            # joined: that
+            # would block the loop.
+            if sum(1 for thread in threads if thread.is_alive()) <= stuck:
                 break
             await asyncio.sleep(0.001)
-        for thread in leaving:
-            if thread not in self._threads:
-                thread.join(0.05)
-        return len(self._threads)
+        return sum(1 for thread in threads if thread.is_alive())
 
 
 def _expire(waiter: asyncio.Future[Addresses], name: str, timeout: float) -> None:
