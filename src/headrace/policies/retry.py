@@ -31,7 +31,7 @@ ATTEMPTS_WITHOUT_RETRY = 4
 SPREAD = 0.1
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, repr=False)
 class Retry:
     """Which failed calls are repeated, how often, and after what waits.
 
@@ -67,6 +67,14 @@ class Retry:
             problems.append(f"on={self.on!r}: {problem}")
         if problems:
             raise PlanError("Retry: " + "; ".join(problems))
+
+    def __repr__(self) -> str:
+        given = [f"attempts={self.attempts}"]
+        for field in dataclasses.fields(self)[1:]:
+            value = getattr(self, field.name)
+            if value != field.default:
+                given.append(f"{field.name}={getattr(value, '__name__', repr(value))}")
+        return f"Retry({', '.join(given)})"
 
     def matches(self, error: Exception) -> bool:
         """Say whether `on` holds for `error`. One that raises counts as no; a note on `error` says so."""
