@@ -6,6 +6,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -37,8 +38,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (fetch, run, resume, status, failures, retry, jobs, demo, init):
-    app.command(no_args_is_help=command is not demo)(command)
+#: Each command, with what the list of commands says of it.
+COMMANDS: dict[Callable[..., None], str] = {
+    fetch: "Fetch a list of URLs, each exactly once.",
+    run: "Run a flow of your own.",
+    resume: "Go on with a job where it ended.",
+    status: "Say how jobs stand and what is left.",
+    failures: "Show what failed, and why.",
+    retry: "Call what failed again.",
+    jobs: "List, drop or vacuum the jobs of an output.",
+    demo: "See it work: a faulty server, a kill -9, a resume.",
+    init: "Write a first flow, to be changed.",
+}
+
+for command, summary in COMMANDS.items():
+    app.command(short_help=summary, no_args_is_help=command not in (demo, init))(command)
 
 
 def _say_version(wanted: bool) -> None:

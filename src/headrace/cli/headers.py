@@ -112,8 +112,8 @@ def restored_headers(
             headers.append(header)
             problems.run(lambda header=header: _check(header))  # type: ignore[misc]
     problems.found += [
-        f"the header {header.name} was given literally, so its value is not stored: give it again, as "
-        f"{header.flag} '{header.name}: …', or run the fetch again with {header.flag} '{header.name}: {{env:VARIABLE}}'"
+        f"the header {header.name} was given literally, so its value is not stored: give it again, by "
+        f"{header.flag} '{header.name}: …'"
         for header in missing
     ]
     problems.found += [

@@ -8,6 +8,7 @@ Rules:
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ __all__ = ["NextSteps", "account", "progress_of", "run_job"]
 
 #: The most causes of failure that are listed; `headrace failures` knows them all.
 MOST_CAUSES = 8
+_SHAPE = re.compile(r"^stages\[\d+\]\.shape\.")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,12 +98,17 @@ def run_job(
 
 def _with_flags(error: IdentityChanged) -> IdentityChanged:
     head = str(error).partition("\n")[0].rstrip(":")
-    lines = [head + ":" if error.changes else head, *(f"  - {clean(change)}" for change in error.changes)]
+    lines = [head + ":" if error.changes else head, *(f"  - {_named(change)}" for change in error.changes)]
     lines += [
         "What to do: --job NAME keeps it as another job in the same file; --fresh does it all anew and then replaces the",
         "old results; --accept-changes goes on with what is there; or give another output.",
     ]
     return IdentityChanged("\n".join(lines), changes=error.changes)
+
+
+def _named(change: str) -> str:
+    """Say what differs in the words of the options: «accept: was …» for «stages[1].shape.accept: was …»."""
+    return clean(_SHAPE.sub("the request's ", change))
 
 
 def account(report: Report, steps: NextSteps | None, total: Callable[[], int | None] = lambda: None) -> None:

@@ -28,7 +28,8 @@ __all__ = [
     "without_password",
 ]
 
-_USERINFO = re.compile(r"//[^/?#\s]*@")
+#: User and password, also where the scheme was forgotten.
+_USERINFO = re.compile(r"(//|^)[^/?#\s]*@")
 #: What JSON allows as it is, and a terminal may obey: DEL and the C1 controls, as UTF-8.
 _OBEYED = re.compile(rb"\x7f|\xc2[\x80-\x9f]")
 
@@ -74,14 +75,14 @@ def _json_escape(found: re.Match[bytes]) -> bytes:
 
 def without_password(text: str) -> str:
     """Take user and password out of a URL; all else stays as it is."""
-    return _USERINFO.sub("//***@", text)
+    return _USERINFO.sub(r"\1***@", text)
 
 
 def shown_item(text: str) -> str:
     """Give an item for a screen: clean, and masked where it is or holds a URL."""
     from headrace.http.url import mask
 
-    return clean(mask(text) if "://" in text else without_password(text))
+    return clean(without_password(mask(text)))
 
 
 def command_line(*words: str) -> str:
