@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 from headrace.errors import EngineError, ItemsFailed
-from headrace.item import Done, Failed, Outcome, Parked, Returned, Skipped
+from headrace.item import Delivery, Done, Failed, Outcome, Parked, Returned, Skipped
 
 __all__ = ["FailureCause", "Outcomes", "Report", "StageReport", "exit_code"]
 
@@ -195,6 +195,14 @@ class DoneColumns:
         self.attempts = array("L")
         self.elapsed = array("d")
 
+    def keep(self, root: Delivery, elapsed: float) -> None:
+        """Add a done item."""
+        self.positions.append(root.position)
+        self.items.append(root.item)
+        self.values.append(root.value)
+        self.attempts.append(root.attempts + root.tried)
+        self.elapsed.append(elapsed)
+
     def outcomes(self) -> Iterator[Done[Any]]:
         """Make the outcome of each."""
         columns = (self.items, self.values, self.positions, self.attempts, self.elapsed)
@@ -314,5 +322,8 @@ def _noted(failure: Failed[Any]) -> Exception:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception as unreadable:  # noqa: BLE001 - the failures matter more than how their items look
+        text = f"<{type(value).__qualname__} whose repr raises {type(unreadable).__name__}>"
     return text if len(text) <= 100 else text[:97] + "…"

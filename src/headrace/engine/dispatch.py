@@ -58,8 +58,7 @@ class Dispatch:
     def accept_all(self, deliveries: Sequence[Delivery]) -> None:
         """Queue several."""
         self.ready.extend(deliveries)
-        for _ in range(min(len(self._idle) + self._spare, len(deliveries))):
-            self._wake_one()
+        self.wake_more()
 
     def take(self, now: float) -> Delivery | None:
         """Give the next delivery that may start now, admitted; None where there is none."""
@@ -74,8 +73,7 @@ class Dispatch:
         """Let workers take again."""
         self.is_open = True
         self.wake_all()
-        for _ in range(min(self._spare, len(self))):
-            self._wake_one()
+        self.wake_more()
 
     def close(self) -> None:
         """Let workers take no more; what is queued stays."""
@@ -94,6 +92,21 @@ class Dispatch:
         future = self._loop.create_future()
         self._idle.append(future)
         return future
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether a worker may find something to take."""
+        return bool(self.ready)
+
+    def wake_more(self) -> None:
+        """Wake two workers if there is something to take.
+
+        A woken worker does the same first: where calls wait, all are soon awake; where they return at once, the first
+        few take everything, and a hundred are not woken for nothing.
+        """
+        if self.has_ready:
+            for _ in range(min(2, len(self._idle) + self._spare)):
+                self._wake_one()
 
     def wake_all(self) -> None:
         """Wake all idle workers."""
@@ -166,6 +179,11 @@ class KeyedDispatch(Dispatch):
         return self._queued
 
     @property
+    def has_ready(self) -> bool:
+        """Whether a worker may find something to take."""
+        return bool(self._ready_queues)
+
+    @property
     def held(self) -> int:
         """How many deliveries wait for a permit, a rate or a hold."""
         ready = sum(len(queue.items) for queue in self._ready_queues)
@@ -202,8 +220,7 @@ class KeyedDispatch(Dispatch):
         if not queue.is_ready:
             queue.is_ready = True
             self._ready_queues.append(queue)
-            for _ in range(min(len(self._idle) + self._spare, len(queue.items))):
-                self._wake_one()
+            self.wake_more()
 
     def take(self, now: float) -> Delivery | None:
         """Give the next delivery that all its limits admit now; None where there is none."""

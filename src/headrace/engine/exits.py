@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from headrace.engine.lineage import Ending, row_order
@@ -66,6 +67,10 @@ class Exit:
         """Take a root that ended otherwise: with children, in a batch, or without a value."""
         raise NotImplementedError
 
+    def entry(self) -> Callable[[Delivery], None]:
+        """Give what the last stage calls with a root that came through all stages by itself."""
+        return self.done
+
     def _decide(self, root: Delivery) -> None:
         if DECIDED not in LIFE_CYCLE[root.state]:
             root.move(DECIDED)  # raises, and says from where
@@ -98,46 +103,45 @@ class CollectExit(Exit):
         super().__init__(run)
         self.columns = DoneColumns()
         self.others: list[Outcome[Any]] = []
-        columns = self.columns
-        self._position = columns.positions.append
-        self._item = columns.items.append
-        self._value = columns.values.append
-        self._attempts = columns.attempts.append
-        self._elapsed = columns.elapsed.append
-        self._clock = run.clock
+
+    def entry(self) -> Callable[[Delivery], None]:
+        """Keep it: what the last stage hands its deliveries to."""
+        run, roots, accounts, columns = self.run, self.run.roots, self.run.accounts, self.columns
+        keep_position, keep_item, keep_value = (
+            columns.positions.append,
+            columns.items.append,
+            columns.values.append,
+        )
+        keep_attempts, keep_elapsed = columns.attempts.append, columns.elapsed.append
+
+        def done(delivery: Delivery) -> None:
+            if delivery.state != RUNNING:
+                self._decide(delivery)
+            delivery.state = DONE
+            keep_position(delivery.position)
+            keep_item(delivery.item)
+            keep_value(delivery.value)
+            keep_attempts(delivery.tried)
+            keep_elapsed(run.now - delivery.began)
+            accounts.done += 1
+            roots.open = left = roots.open - 1
+            if left <= run.notify_at:
+                run.after_settled(delivery, None)
+
+        return done
 
     def done(self, delivery: Delivery) -> None:
         """Keep it."""
-        if delivery.state != RUNNING:
-            self._decide(delivery)
-        delivery.state = DONE
-        run = self.run
-        self._position(delivery.position)
-        self._item(delivery.item)
-        self._value(delivery.value)
-        self._attempts(delivery.tried)
-        self._elapsed(run.now - delivery.began)
-        run.roots.open -= 1
-        run.accounts.done += 1
-        if run.attention:
-            run.after_settled(delivery, None)
-
-    def _keep(self, root: Delivery) -> None:
-        self._position(root.position)
-        self._item(root.item)
-        self._value(root.value)
-        self._attempts(root.attempts + root.tried)
-        self._elapsed(self.run.now - root.began)
+        self.entry()(delivery)
 
     def settle(self, root: Delivery, ending: Ending | None, rows: list[Delivery]) -> None:
         """Keep it."""
         self._decide(root)
         root.state = DONE if ending is None else FINAL_STATE[ending.kind]
         if ending is None:
-            self.run.now = self._clock()
-            self._keep(root)
+            self.columns.keep(root, self.run.clock() - root.began)
         else:
-            self.others.append(outcome_of(root, ending, self._clock()))
+            self.others.append(outcome_of(root, ending, self.run.clock()))
         self.run.settled(root, ending)
 
 
@@ -146,27 +150,31 @@ class StreamExit(Exit):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        # Root, how it ended, the outcome to hand over, and whether it is the root's last: then the root is settled.
-        self.ready: deque[tuple[Delivery, Ending | None, Outcome[Any] | None, bool]] = deque()
+        # A delivery stands for its own outcome, made when it is consumed. Else: root, how it ended, the outcome to hand
+        # over, and whether it is the root's last, with which the root is settled.
+        self.ready: deque[Delivery | tuple[Delivery, Ending | None, Outcome[Any] | None, bool]] = deque()
         self._consumer: asyncio.Future[None] | None = None
         self._closed = False
 
+    def entry(self) -> Callable[[Delivery], None]:
+        """Offer it: what the last stage hands its deliveries to."""
+        run, offer = self.run, self.ready.append
+
+        def done(delivery: Delivery) -> None:
+            if delivery.state != RUNNING:
+                self._decide(delivery)
+            delivery.state = DECIDED
+            if delivery.began:
+                delivery.began = run.now - delivery.began  # from here on the time that it took
+            offer(delivery)
+            if self._consumer is not None:
+                self._wake()
+
+        return done
+
     def done(self, delivery: Delivery) -> None:
         """Offer it."""
-        if delivery.state != RUNNING:
-            self._decide(delivery)
-        delivery.state = DECIDED
-        began = delivery.began
-        outcome = Done(
-            delivery.item,
-            delivery.value,
-            delivery.position,
-            delivery.attempts + delivery.tried,
-            self.run.clock() - began if began else 0.0,
-        )
-        self.ready.append((delivery, None, outcome, True))
-        if self._consumer is not None:
-            self._wake()
+        self.entry()(delivery)
 
     def settle(self, root: Delivery, ending: Ending | None, rows: list[Delivery]) -> None:
         """Offer it: one outcome for each delivery that left the flow, the root's place going with the last."""
@@ -202,7 +210,14 @@ class StreamExit(Exit):
     def take(self) -> Outcome[Any] | None:
         """Give the next outcome that is there, its item being settled by that; None where there is none."""
         while self.ready:
-            root, ending, outcome, last = self.ready.popleft()
+            entry = self.ready.popleft()
+            if type(entry) is not tuple:
+                delivery: Delivery = entry  # type: ignore[assignment]
+                delivery.state = DONE
+                self.run.settled(delivery, None)
+                attempts = delivery.attempts + delivery.tried
+                return Done(delivery.item, delivery.value, delivery.position, attempts, delivery.began)
+            root, ending, outcome, last = entry
             if last:
                 root.state = DONE if ending is None else FINAL_STATE[ending.kind]
                 self.run.settled(root, ending)
@@ -225,7 +240,8 @@ class StreamExit(Exit):
     def give_back_unconsumed(self) -> None:
         """Return what was not consumed: the consumer has left."""
         while self.ready:
-            root, _, _, last = self.ready.popleft()
+            entry = self.ready.popleft()
+            root, last = (entry[0], entry[3]) if isinstance(entry, tuple) else (entry, True)
             if last:
                 root.state = RETURNED
                 self.run.settled(root, Ending("returned"))

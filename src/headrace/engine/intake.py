@@ -57,7 +57,7 @@ class Intake:
         self._bookmark = bookmark
         self._settled = SettledCursor(settled)
         self.wanted: asyncio.Future[None] | None = None  # set while it waits for room
-        self._room_enough = 1
+        self.room_enough = 1  # what it waits for
         self._left = min((s.size for s in _leading_takes(run)), default=None)
         self._blocked = asyncio.Event()
         self._blocked.set()
@@ -69,7 +69,7 @@ class Intake:
 
     def room_freed(self) -> None:
         """Look whether there is room enough to go on. Called when items leave the window."""
-        if self.wanted is not None and self.run.window.room() >= self._room_enough and not self.wanted.done():
+        if self.wanted is not None and self.run.window.room() >= self.room_enough and not self.wanted.done():
             self.wanted.set_result(None)
 
     def stop(self) -> None:
@@ -102,6 +102,14 @@ class Intake:
                     break
                 self._admit(chunk)
                 await asyncio.sleep(0)
+        except asyncio.CancelledError as error:
+            if self.ended:
+                raise
+            raised = SourceError(
+                f"the source {self.run.plan.source.name} raised CancelledError, though nobody cancelled it"
+            )
+            raised.__cause__ = error
+            self.run.trouble(raised)
         except HeadraceError as error:
             self.run.trouble(error)
         except Exception as error:  # noqa: BLE001 - it is the user's iterable; translated once, here
@@ -128,7 +136,7 @@ class Intake:
         if self._left == 0:
             return 0
         if window.room() < 1:
-            self._room_enough = max(1, min(CHUNK, (window.roots.share - self.run.plan.concurrency) // 4))
+            self.room_enough = max(1, min(CHUNK, (window.roots.share - self.run.plan.concurrency) // 4))
             self.wanted = self.run.loop.create_future()
             self.run.window_full()
             self.run.look()

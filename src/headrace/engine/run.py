@@ -33,7 +33,7 @@ from headrace.engine.intake import Intake
 from headrace.engine.lineage import Ending
 from headrace.engine.resources import open_resource
 from headrace.engine.stage import PATIENCE, Caller, Slot, carry
-from headrace.engine.texts import one_line
+from headrace.engine.texts import item_text, one_line
 from headrace.engine.window import WEIGHTLESS, Window, weigh
 from headrace.errors import EngineError, HeadraceError, InDoubt, LaneError, LedgerError, SinkError
 from headrace.events import (
@@ -83,11 +83,14 @@ class Run:
         self.now = self.clock()  # when the call ended whose result is being handed on
         self.bus: Bus | None = Bus(self.loop, subscribers) if subscribers else None
         self.workers = TaskOwner(self._task_failed)
+        self.panics: list[
+            BaseException
+        ] = []  # what calls ended with that is no Exception, on its way out of their workers
         self._tasks = TaskOwner(self._task_failed)
         self._make_lane = make_lane
         self.delays = Delays(self.loop)
         # states
-        self.attention = True
+        self.notify_at = plan.window(options.window)  # see `look`
         self.state = "opening"
         self.is_stopping = False
         self.stopped: str | None = None
@@ -125,7 +128,7 @@ class Run:
         for node, following in zip(self.nodes, self.nodes[1:], strict=False):
             node.forward = self._carrier(following) if isinstance(node, Caller) else following.accept
         if self.nodes and self.plan.levels == 1:
-            self.nodes[-1].forward = self.exit.done  # nothing can have an origin
+            self.nodes[-1].forward = self.exit.entry()  # nothing can have an origin
         self.endings.has_order = any(level.reorders for level in self.window.levels)
 
     def _carrier(self, following: Node) -> Callable[[Delivery], None]:
@@ -229,6 +232,9 @@ class Run:
         for caller in self.callers:
             left += await caller.lane.close(0.0 if caller.lane.abandoned else 1.0)
         self.abandoned = left
+        self.accounts.returned += (
+            self.roots.open
+        )  # none, but after a fault of ours: these were not settled either
         await self._finish_ledger()
         if self.bus is not None:
             self._set_state("closed")
@@ -370,6 +376,8 @@ class Run:
             for slot in tuple(caller.slots):
                 if slot.task is not None and not slot.task.done() and slot.delivery is not None:
                     caller.give_up(slot, None)
+        if isinstance(self.trouble_raised, EngineError):
+            self._over.set()  # a fault of ours may have lost track of items: better to end without them than to hang
         self._check_over()
 
     def _check_over(self) -> None:
@@ -458,16 +466,16 @@ class Run:
 
     def settled(self, root: Delivery, ending: Ending | None) -> None:
         """Count a root that has reached its final state, and give its place in the window back."""
-        self.roots.open -= 1
+        self.roots.open = left = self.roots.open - 1
         if ending is None:
             self.accounts.done += 1
         else:
             self.accounts.count(root, ending)
-        if self.attention:
+        if left <= self.notify_at:
             self.after_settled(root, ending)
 
     def after_settled(self, root: Delivery, ending: Ending | None) -> None:
-        """Do what a settled item calls for, while `attention` says that it may call for something."""
+        """Do what a settled item calls for beyond being counted."""
         if root.weight:
             self.window.bytes_open -= root.weight
         if len(self.window.levels) > 1:
@@ -482,15 +490,20 @@ class Run:
             self.flush_batches()
 
     def look(self) -> None:
-        """Decide whether a settled item calls for more than to be counted. Called when what it depends on changes."""
-        self.attention = (
+        """Decide at how few open roots a settled one calls for more than to be counted. Called when that may change."""
+        intake = self.intake
+        if (
             self.bus is not None
             or self.window.weighs
             or len(self.window.levels) > 1
-            or self.intake.wanted is not None
-            or self.intake.ended
             or self._flush_when_idle
-        )
+            or (intake.wanted is not None and self.window.is_heavy)
+        ):
+            self.notify_at = self.window.limit
+        elif intake.wanted is not None:
+            self.notify_at = self.roots.share - intake.room_enough
+        else:
+            self.notify_at = 0 if intake.ended else -1
 
     # ------------------------------------------------------------------ for its parts
 
@@ -524,6 +537,9 @@ class Run:
         self._timers.append(self.loop.call_later(seconds, callback, *args))
 
     def _task_failed(self, error: BaseException) -> None:
+        if any(panic is error for panic in self.panics):
+            self.panics = [panic for panic in self.panics if panic is not error]
+            return  # its item has failed with it
         if not isinstance(error, HeadraceError):
             raised = EngineError(f"a fault in headrace: {type(error).__name__}: {error}. Please report it.")
             raised.__cause__ = error
@@ -566,4 +582,4 @@ class Run:
     @staticmethod
     def item_text(item: Any) -> str:
         """Give an item as a dead letter shows it."""
-        return item if isinstance(item, str) else repr(item)
+        return item_text(item)

@@ -21,6 +21,7 @@ from headrace.aio.gate import Gate, wake_waiters
 from headrace.engine.dispatch import Dispatch, KeyedDispatch
 from headrace.engine.lineage import Child, Ending, begin_family, child_path, is_doomed, root_of
 from headrace.engine.reorder import Reorder
+from headrace.engine.texts import one_line
 from headrace.engine.window import Level, weigh
 from headrace.errors import CallError, HeadraceError, Skip, TimedOut
 from headrace.item import QUEUED, RUNNING, WAITING, Delivery
@@ -201,6 +202,7 @@ class Caller:
         plain = self.spec.kind == "map" and self._reorder is None
         limited = bool(self.spec.limits)
         careful = self.spec.within is not None or self.spec.effect == "once" or run.plan.levels > 1
+        dispatch.wake_more()
         now = clock()
         breathe_at = now + BREATH
         while True:
@@ -215,7 +217,9 @@ class Caller:
                 if self.ended:
                     return
                 await dispatch.idle()
+                dispatch.wake_more()
                 now = clock()
+                breathe_at = now + BREATH
                 continue
             slot.delivery = delivery
             slot.began = now
@@ -242,6 +246,11 @@ class Caller:
                 if self._raised(slot, delivery, error):
                     return
                 now = clock()
+            except GeneratorExit:
+                raise  # the loop is gone, and this coroutine with it
+            except BaseException as error:
+                self._panicked(slot, delivery, error)
+                raise
             else:
                 slot.delivery = None
                 if timed:
@@ -255,9 +264,9 @@ class Caller:
                     continue
                 if limited:
                     self._refund_and_release(delivery, value)
+                run.now = now
                 if plain:
                     delivery.value = value
-                    run.now = now
                     forward(delivery)
                 else:
                     await self._pass(delivery, value)
@@ -401,6 +410,17 @@ class Caller:
         self._end_of_timeout(slot)
         self._failed(slot, delivery, error)
         return slot.ending is not None
+
+    def _panicked(self, slot: Slot, delivery: Delivery, error: BaseException) -> None:
+        """Fail the item of a call that ended with what is no Exception, as Rust's panics are; its worker is replaced."""
+        self.run.panics.append(error)
+        raised = CallError(f"the function ended with {type(error).__name__}: {one_line(error)}")
+        raised.__cause__ = error
+        if not self._raised(slot, delivery, raised):
+            self.slots.remove(slot)
+            self._calls_before += slot.calls
+            self._busy_before += slot.busy
+            self.spawn()
 
     def _overran(self, slot: Slot, delivery: Delivery, value: Any) -> bool:
         """Deal with a call that returned although it was cancelled; say whether its worker is to end."""

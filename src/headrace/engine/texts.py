@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import traceback
+from typing import Any
 
-__all__ = ["chain_text", "one_line"]
+__all__ = ["chain_text", "item_text", "one_line"]
 
 
 def one_line(error: BaseException) -> str:
     """Say an error in one line, without control characters that a terminal would obey."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    try:
+        text = " ".join(str(error).split()) or type(error).__name__
+    except Exception as unreadable:  # noqa: BLE001 - what went wrong matters more than that it cannot be said
+        text = f"(its text cannot be made: {type(unreadable).__name__})"
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def item_text(item: Any) -> str:
+    """Give an item as a dead letter shows it."""
+    try:
+        return item if isinstance(item, str) else repr(item)
+    except Exception as unreadable:  # noqa: BLE001 - an item that cannot be shown is accounted for all the same
+        return f"<{type(item).__qualname__} whose repr raises {type(unreadable).__name__}>"
 
 
 def chain_text(error: BaseException, limit: int = 8192) -> str:

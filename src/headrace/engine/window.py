@@ -31,7 +31,10 @@ def weigh(value: Any) -> int:
         return 0
     if kind is bytes or kind is str or kind is bytearray:
         return len(value)
-    nbytes = getattr(value, "nbytes", 0)
+    try:
+        nbytes = getattr(value, "nbytes", 0)
+    except Exception:  # noqa: BLE001 - a property of the user's own class; what has no weight that can be told has none
+        return 0
     return nbytes if isinstance(nbytes, int) else 0
 
 
@@ -85,9 +88,14 @@ class Window:
         """All open deliveries."""
         return sum(level.open for level in self.levels)
 
+    @property
+    def is_heavy(self) -> bool:
+        """Whether it is full by bytes."""
+        return self.bytes_open >= self.bytes_limit
+
     def room(self) -> int:
         """How many more items may be taken now."""
-        if self.bytes_open >= self.bytes_limit:
+        if self.is_heavy:
             return 0
         return self.roots.share - self.roots.open
 
