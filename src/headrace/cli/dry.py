@@ -9,7 +9,7 @@ from headrace.cli.screen import say, shown_item, tell
 from headrace.errors import CallError, SourceError
 from headrace.terminal.text import clean, count
 
-__all__ = ["explain_fetch"]
+__all__ = ["clean_lines", "explain_fetch"]
 
 SHOWN = 5
 LOOKED_AT = 100_000
@@ -32,7 +32,7 @@ def explain_fetch(request: FetchRequest, out: str | None, job: str, take: int | 
         state = (
             f"exists; job {clean(job)} goes on there, or begins" if os.path.exists(out) else "will be made"
         )
-        tell(f"output   {out} ({state}), table {clean(result_table(job))}")
+        tell(f"output   {clean(out)} ({state}), table {clean(result_table(job))}")
     _look_at_list(request)
     say("nothing was requested and nothing was written")
     return 0

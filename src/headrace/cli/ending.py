@@ -64,7 +64,8 @@ def ending(command: Callable[P, int]) -> Callable[P, None]:
 def _code_of(command: Callable[[], int]) -> int:
     try:
         code = command()
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

@@ -15,8 +15,9 @@ import sys
 from typing import Any
 
 from headrace.cli.request import FetchRequest
-from headrace.cli.running import account, progress_of
+from headrace.cli.running import account, allow_files, progress_of, report_of
 from headrace.cli.screen import json_line, without_password
+from headrace.errors import HeadraceError, PlanError
 from headrace.item import Done, Failed, Outcome, Skipped
 from headrace.report import Report
 
@@ -35,17 +36,27 @@ def fetch_to_stdout(
     from headrace.flow.main import run_sync
 
     # A display between lines of data on the same terminal would tear both.
-    progress = progress_of(quiet=quiet, no_progress=no_progress or sys.stdout.isatty())
+    progress = progress_of(quiet=quiet, no_progress=no_progress or _is_terminal())
+    if sys.stdout is None:
+        raise PlanError("standard output is closed: give an output, as -o pages.db")
     sys.stdout.flush()
+    allow_files()
     flow = request.flow(take)
 
     async def main() -> Report:
         return await _write_all(flow.stream(window=request.window, within=within, progress=progress))
 
-    report = run_sync(main)
+    try:
+        report = run_sync(main)
+    except HeadraceError as error:
+        report = report_of(error)
     if not quiet or report.exit_code:
         account(report, None)
     return report.exit_code
+
+
+def _is_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 async def _write_all(stream: Any) -> Report:
@@ -92,7 +103,7 @@ def _plain(outcome: Outcome[Any]) -> dict[str, Any]:
             "url": item,
             **common,
             "error": type(error).__name__,
-            "cause": str(error),
+            "cause": without_password(str(error)),
             "status": getattr(error, "status", None),
         }
     reason = outcome.reason if isinstance(outcome, Skipped) else ""

@@ -21,7 +21,7 @@ from headrace.cli.headers import Header, recorded_headers, restored_headers
 from headrace.cli.options import Problems, read_count, read_duration, read_failures, read_rate
 from headrace.errors import PlanError, SourceError
 
-__all__ = ["DEFAULTS", "FetchRequest", "check_output", "result_table"]
+__all__ = ["DEFAULTS", "FetchRequest", "check_output", "result_table", "without_body"]
 
 #: The options that a job keeps, and their values where they are not given.
 DEFAULTS: Mapping[str, str | None] = {
@@ -123,13 +123,15 @@ class FetchRequest:
     def flow(self, take: int | None = None) -> Any:
         """Put source and stage together; the sink comes after it."""
         from headrace.flow.builder import Flow
+        from headrace.http.url import host
         from headrace.policies.limits import Limit
         from headrace.policies.retry import Retry
 
         flow = Flow(self.source)
         if take is not None:
             flow = flow.take(take)
-        limits = [Limit(by=self.fetch.host, concurrency=self.per_host, name="host")]
+        templated = any(_REFERENCE.search(url) for url in self.urls)
+        limits = [Limit(by=self.fetch.host if templated else host, concurrency=self.per_host, name="host")]
         if self.rate is not None:
             limits.append(Limit(rate=self.rate, name="rate"))
         return flow.map(

@@ -36,9 +36,9 @@ def retry(
 ) -> int:
     """Call the failed items of a job again. Those whose call may have taken effect are left out unless --in-doubt."""
     from headrace.cli.fetch import run_fetch
-    from headrace.cli.places import find_job, is_fetch
+    from headrace.cli.places import find_job, is_fetch, next_steps
     from headrace.cli.resume import explain_program, request_of
-    from headrace.cli.screen import say
+    from headrace.cli.screen import command_line, say
     from headrace.sqlite import inspect
     from headrace.terminal.text import count
 
@@ -60,5 +60,7 @@ def retry(
     if request is None:
         if not is_fetch(summary):
             explain_program(summary)
+        elif not quiet:
+            say(f"to call them:     {command_line(*next_steps(summary).resume)}")
         return 0
     return run_fetch(request, out, summary.name, quiet=quiet, no_progress=no_progress)

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from headrace.ports import Subscriber
     from headrace.report import Report
 
-__all__ = ["NextSteps", "account", "progress_of", "run_job"]
+__all__ = ["NextSteps", "account", "allow_files", "progress_of", "report_of", "run_job"]
 
 #: The most causes of failure that are listed; `headrace failures` knows them all.
 MOST_CAUSES = 8
+MOST_FILES = 65_536
 _SHAPE = re.compile(r"^stages\[\d+\]\.shape\.")
 
 
@@ -81,19 +82,37 @@ def run_job(
     from headrace.flow.main import run_to_end
 
     progress = progress_of(quiet=quiet, no_progress=no_progress)
+    allow_files()
     try:
         report = run_to_end(lambda: flow.start(progress=progress, **options))
     except IdentityChanged as error:
         raise _with_flags(error) from error
     except HeadraceError as error:
-        found: Report | None = getattr(error, "report", None)
-        if found is None:
-            raise
-        show_trace(error)
-        report = found
+        report = report_of(error)
     if not quiet or report.exit_code:
         account(report, steps(report), total)
     return report.exit_code
+
+
+def report_of(error: HeadraceError) -> Report:
+    """Give the account of a run that had a trouble of its own; raise the error where it had not begun."""
+    report: Report | None = getattr(error, "report", None)
+    if report is None:
+        raise error
+    show_trace(error)
+    return report
+
+
+def allow_files() -> None:
+    """Let this process open as many files and connections as it may: the usual 1024 are few."""
+    import contextlib
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):  # as before, then
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _with_flags(error: IdentityChanged) -> IdentityChanged:

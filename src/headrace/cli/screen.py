@@ -46,6 +46,8 @@ def version() -> str:
 
 def say(text: str = "") -> None:
     """Say something to the person, on standard error. One who has gone away is not told."""
+    if sys.stderr is None:  # started with it closed; print() would take standard output instead
+        return
     try:
         print(text, file=sys.stderr, flush=True)
     except (OSError, ValueError):
@@ -74,8 +76,8 @@ def _json_escape(found: re.Match[bytes]) -> bytes:
 
 
 def without_password(text: str) -> str:
-    """Take user and password out of a URL; all else stays as it is."""
-    return _USERINFO.sub(r"\1***@", text)
+    """Take user and password out of a URL, and write bytes that are no text as escapes; all else stays as it is."""
+    return _USERINFO.sub(r"\1***@", text).encode("utf-8", "backslashreplace").decode()
 
 
 def shown_item(text: str) -> str:

@@ -57,7 +57,10 @@ def _describe(summary: JobSummary) -> list[str]:
     ]
     if left is not None:
         numbers.append(f"left {count(left)}")
-    lines = [f"job {clean(summary.name)} in {summary.place}: {_state(summary)}", "  " + " · ".join(numbers)]
+    lines = [
+        f"job {clean(summary.name)} in {clean(summary.place)}: {_state(summary)}",
+        "  " + " · ".join(numbers),
+    ]
     if summary.in_doubt:
         lines.append(
             f"  {count(summary.in_doubt)} of the failed are in doubt: their calls may have taken effect"

@@ -230,7 +230,7 @@ class Run:
         left = await self.workers.cancel(PATIENCE) if len(self.workers) else 0
         left += await self._tasks.cancel(PATIENCE) if len(self._tasks) else 0
         for caller in self.callers:
-            left += await caller.lane.close(0.0 if caller.lane.abandoned else 1.0)
+            left += await caller.lane.close(0.0)
         self.abandoned = left
         self.accounts.returned += (
             self.roots.open

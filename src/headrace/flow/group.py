@@ -247,7 +247,7 @@ class Group:
             self.cancel()
         cancelled = await self._wait()
         if self._threads is not None:
-            await self._threads.close(0.0 if self._threads.abandoned else 1.0)
+            await self._threads.close(0.0)
         failures = self.failed
         if cancelled:
             raise asyncio.CancelledError

@@ -141,18 +141,12 @@ class Client:
         PlanError for arguments that cannot work. Cancelling closes the connection at once; the server may
         have processed the request all the same.
         """
-        sent, content_type = encode(body, data, json)
-        if (
-            headers is None
-            and timeouts is None
-            and max_body is UNSET
-            and follow
-            and accept == "2xx"
-            and sent is None
-        ):
-            template = self._templates.get(method)
-            if template is None:
-                template = self._templates[method] = self.prepare(method)
+        sent, content_type = None, None
+        if body is not None or data is not None or json is not UNSET:
+            sent, content_type = encode(body, data, json)
+        if accept == "2xx" and sent is headers is timeouts is None and max_body is UNSET and follow:
+            template = self._templates.get(method) or self.prepare(method)
+            self._templates[method] = template
         else:
             template = self.prepare(
                 method,

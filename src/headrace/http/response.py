@@ -27,7 +27,6 @@ T = TypeVar("T")
 COLUMNS: Final = ("url", "final_url", "status", "headers", "body", "timings", "attempts", "fetched_at")
 _NOT_STORED: Final = frozenset({"set-cookie", "set-cookie2"})
 _CHARSET: Final = re.compile(r"""charset\s*=\s*["']?([A-Za-z0-9._:-]+)""", re.IGNORECASE)
-_VERSIONS: Final = {1: "HTTP/1.0", 2: "HTTP/1.1", 3: "HTTP/2", 30: "HTTP/3"}
 
 
 class Timings(NamedTuple):
@@ -54,7 +53,6 @@ class Response:
         "_clock",
         "_head",
         "_headers",
-        "_version",
         "attempts",
         "body",
         "fetched_at",
@@ -80,8 +78,7 @@ class Response:
         status: int,
         head: Sequence[bytes],
         body: bytes,
-        clock: tuple[float, float, float, float, float, float, float],
-        version: int,
+        clock: tuple[float, float, float, float, float],
         fetched_at: float,
         item: Any = None,
     ) -> None:
@@ -95,7 +92,6 @@ class Response:
         self._head = head
         self._headers: Headers | None = None
         self._clock = clock
-        self._version = version
 
     @property
     def headers(self) -> Headers:
@@ -112,22 +108,26 @@ class Response:
     @property
     def http_version(self) -> str:
         """The protocol that answered: "HTTP/1.1", "HTTP/2" …"""
-        return _VERSIONS.get(self._version, "HTTP")
+        return self._status_line()[:8].decode("latin-1").rstrip()
 
     @property
     def multiplexed(self) -> bool:
         """Whether other requests can share its connection at the same time."""
-        return self._version >= 3
+        return self._status_line().startswith((b"HTTP/2", b"HTTP/3"))
+
+    def _status_line(self) -> bytes:
+        """The first line of the final answer: interim ones may stand before it."""
+        return next((line for line in reversed(self._head) if line.startswith(b"HTTP/")), b"")
 
     @property
     def timings(self) -> Timings:
         """Seconds in each phase."""
-        resolve, looked_up, connected, secured, sent, began, total = self._clock
+        resolve, connected, secured, first_byte, total = self._clock
         return Timings(
             resolve=resolve,
-            connect=max(0.0, connected - looked_up),
+            connect=connected,
             tls=max(0.0, secured - connected),
-            first_byte=max(0.0, began - sent),
+            first_byte=max(0.0, first_byte),
             total=total,
         )
 

@@ -12,6 +12,8 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -43,9 +45,32 @@ class Multi(pycurl.AsyncCurlMulti):  # type: ignore[misc]
         self.broken = True
         super()._fail_all_pending(MultiFailed(str(exc)))
 
+    def start(self, curl: Any) -> asyncio.Future[Any]:
+        """Start a transfer. Who awaits the future calls `let_go` afterwards, whatever came of it.
+
+        `add_handle` does the same with a callback for each transfer, which costs more than all of this.
+        """
+        future = self._ensure_loop().create_future()
+        self._futures[curl] = future
+        try:
+            self._multi.add_handle(curl)
+        except pycurl.error as error:
+            del self._futures[curl]
+            self.broken = True
+            raise MultiFailed(str(error)) from error
+        return future  # type: ignore[no-any-return]
+
+    def let_go(self, curl: Any) -> None:
+        """Take a handle back whose transfer may be under way (its caller was cancelled): its connection
+        closes now. Not from within a callback of libcurl.
+        """
+        if self._futures.pop(curl, None) is not None:
+            with contextlib.suppress(pycurl.error):
+                self._multi.remove_handle(curl)
+
     def end(self, curl: Any, error: Exception) -> None:
         """End one transfer: its connection closes now and its future raises `error`. Not from within a
-        callback.
+        callback of libcurl.
         """
         self._resolve(curl, error)
 
@@ -63,6 +88,7 @@ class Handle:
         "began",
         "chunks",
         "curl",
+        "fresh",
         "head",
         "limit",
         "mark",
@@ -73,6 +99,7 @@ class Handle:
         "sends",
         "size",
         "url",
+        "usable",
     )
 
     def __init__(self, profile: Profile, method: str, has_body: bool, clock: Any) -> None:
@@ -85,6 +112,8 @@ class Handle:
         self.sends = 0
         self.seen = -1
         self.mark = self.began = 0.0
+        self.usable = True
+        self.fresh: Any = None  #: what of its name libcurl did not know before
         self.url: Url
         self.on_ready: Callable[[str], None] | None = None  #: told the key when the connection is up
         self._entry: str | None = None
@@ -124,7 +153,7 @@ class Handle:
         self.chunks.append(chunk)
         return None
 
-    def _about_to_send(self, *_: object) -> int:
+    def _about_to_send(self, _to: str, _from: str, _to_port: int, _from_port: int) -> int:
         self.sends += 1
         self.mark = self._clock()
         if self.on_ready is not None:

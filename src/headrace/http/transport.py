@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from time import perf_counter
-from typing import Final
+from typing import Final, NamedTuple
 
 import pycurl  # type: ignore[import-untyped]
 
@@ -36,6 +35,14 @@ MAX_LOADED: Final = 10_000
 SOON: Final = 0.01  # seconds of a call that are not worth a change of its total limit
 
 Pool = list[Handle]
+
+
+class _Located(NamedTuple):
+    """Addresses that libcurl is told with a request: `entry` is their text, `key` host:port."""
+
+    key: str
+    addresses: Addresses
+    entry: str
 
 
 class Transport:
@@ -78,150 +85,135 @@ class Transport:
         Raises HttpError. Cancelling closes the connection at once.
         """
         url = hop.url
-        entry: str | None = None
-        addresses: Addresses | None = None
-        waited = 0.0
+        waited, fresh, shared = 0.0, None, None if url.scheme == "https" and profile.http2 else False
         if profile.proxy is not None or not url.literal:
-            host, port = profile.proxy_host or (url.host, url.port)
-            addresses, waited = await self._resolve(host, hop, profile)
-            if self._loaded.get(f"{host}:{port}") is not addresses:
-                entry = addresses.entry(host, port)
-        if url.scheme == "https" and profile.http2:
-            response = await self._scout(profile, pool, hop, max_body, began, waited, entry)
-        else:
-            response = await self._fly(profile, pool, hop, max_body, began, waited, entry)
-        if addresses is not None and entry is not None:
-            self._remember(f"{host}:{port}", addresses)
-        return response
-
-    async def _scout(
-        self,
-        profile: Profile,
-        pool: Pool,
-        hop: Hop,
-        max_body: int | None,
-        began: float,
-        waited: float,
-        entry: str | None,
-    ) -> Response:
-        """Send a request to a host that may speak HTTP/2, as its scout where it is unknown."""
-        scouts, key = self._scouts, hop.url.key
-        shared = scouts.multiplexes(key)
-        scouting = shared is None and await scouts.may_go_ahead(key)
+            waited, fresh = await self._locate(hop, profile)
+        if shared is None:
+            shared = self._scouts.multiplexes(url.key)
+        scouting = shared is None and await self._scouts.may_go_ahead(url.key)
+        handle: Handle | None = None
         try:
-            response = await self._fly(
-                profile,
-                pool,
-                hop,
-                max_body,
-                began,
-                waited,
-                entry,
-                shared=bool(shared),
-                on_ready=scouts.arrived if scouting else None,
-            )
-            scouts.learn(key, response.multiplexed)
-            return response
+            if self._multi.broken:
+                await self._rebuild()
+            handle = self._ready(profile, pool, hop, max_body, began, fresh, shared or False, scouting)
+            await self._multi.start(handle.curl)
+            return self._answer(handle, hop, waited, began)
+        except (pycurl.error, MultiFailed) as error:
+            if handle is None:
+                raise
+            if _is_cut_redirect(handle):
+                return self._answer(handle, hop, waited, began)
+            raise self._failed(error, handle, hop, began) from error
         finally:
             if scouting:
-                scouts.done(key)
+                self._scouts.done(url.key)
+            if handle is not None:
+                self._let_go(handle, pool)
 
-    async def _fly(
+    def _ready(
         self,
         profile: Profile,
         pool: Pool,
         hop: Hop,
         max_body: int | None,
         began: float,
-        waited: float,
-        entry: str | None,
-        *,
-        shared: bool = False,
-        on_ready: Callable[[str], None] | None = None,
-    ) -> Response:
-        """Run one transfer on a handle of the pool, from its start to its answer."""
-        multi = self._multi
+        fresh: _Located | None,
+        shared: bool,
+        scouting: bool,
+    ) -> Handle:
+        """Take a handle and set it up for one request."""
         if self._closed:
             raise _closed(hop)
-        if multi.broken:
-            multi = await self._rebuild()
         gone = perf_counter() - began
         left = _left(hop, profile, gone) if gone > SOON else None
         method, url, headers, body = hop
         handle = pool.pop() if pool else Handle(profile, method, body is not None, self.loop.time)
-        keep = True
-        try:
-            handle.prepare(url, headers.lines, body, max_body, entry, shared)
-            handle.began, handle.on_ready = began, on_ready
-            if left is not None:
-                handle.limit_time(left)
-            self.requests += 1
-            self._flying.add(handle)
-            self._watch.need(self.loop, profile)
-            await multi.add_handle(handle.curl)
-            if not handle.head_is_whole():
-                raise _head_cut(hop, perf_counter() - began)
-            return self._answer(handle, waited, began)
-        except pycurl.error as error:
-            if _is_cut_redirect(handle):
-                return self._answer(handle, waited, began)
-            raise translate(error, handle.progress(perf_counter() - began)) from error
-        except MultiFailed as error:
-            keep = False
-            raise self._broken(hop, error) from error
-        finally:
-            self._flying.discard(handle)
-            self._give_back(handle, pool, keep)
+        handle.began = began
+        handle.fresh = fresh
+        if scouting:
+            handle.on_ready = self._scouts.arrived
+        self._flying.add(handle)
+        self.requests += 1
+        handle.prepare(url, headers.lines, body, max_body, fresh.entry if fresh is not None else None, shared)
+        if left is not None:
+            handle.limit_time(left)
+        self._watch.need(self.loop, profile)
+        return handle
 
-    def _answer(self, handle: Handle, waited: float, began: float) -> Response:
+    def _answer(self, handle: Handle, hop: Hop, waited: float, began: float) -> Response:
         """Read what the transfer brought, before its handle serves the next one."""
+        if not handle.head_is_whole():
+            raise _head_cut(hop, perf_counter() - began)
+        if handle.fresh is not None:
+            self._remember(handle.fresh)
         getinfo = handle.curl.getinfo
         body = handle.take_body()
         self.received += len(body)
-        self.connects += getinfo(pycurl.NUM_CONNECTS)
-        return Response(
-            handle.url.text,
+        connected = getinfo(pycurl.CONNECT_TIME)
+        secured = 0.0
+        if connected:  # it is 0 on a kept connection
+            self.connects += 1
+            secured = getinfo(pycurl.APPCONNECT_TIME)
+        sent = getinfo(pycurl.PRETRANSFER_TIME)
+        first_byte = getinfo(pycurl.STARTTRANSFER_TIME) - sent
+        response = Response(
+            hop.url.text,
             getinfo(pycurl.RESPONSE_CODE),
             tuple(handle.head),
             body,
-            (
-                waited,
-                getinfo(pycurl.NAMELOOKUP_TIME),
-                getinfo(pycurl.CONNECT_TIME),
-                getinfo(pycurl.APPCONNECT_TIME),
-                getinfo(pycurl.PRETRANSFER_TIME),
-                getinfo(pycurl.STARTTRANSFER_TIME),
-                perf_counter() - began,
-            ),
-            getinfo(pycurl.INFO_HTTP_VERSION),
+            (waited, connected, secured, first_byte, perf_counter() - began),
             time.time(),
         )
+        if hop.url.scheme == "https":
+            self._scouts.learn(hop.url.key, response.multiplexed)
+        return response
 
-    async def _resolve(self, host: str, hop: Hop, profile: Profile) -> tuple[Addresses, float]:
-        """Give the addresses of a name and the seconds that it took."""
+    async def _locate(self, hop: Hop, profile: Profile) -> tuple[float, _Located | None]:
+        """Resolve the host of a hop, or its proxy: the seconds that took, and what libcurl does not know
+        yet.
+        """
+        host, port = profile.proxy_host or (hop.url.host, hop.url.port)
+        key = f"{host}:{port}"
         began = perf_counter()
         try:
             addresses = self._resolver.peek(host, self.loop.time())
-            if addresses is not None:
-                return addresses, 0.0
-            addresses = await self._resolver.resolve(host, profile.timeouts.resolve)
+            if addresses is None:
+                addresses = await self._resolver.resolve(host, profile.timeouts.resolve)
         except ResolveFailed as error:
             error.url, error.host, error.elapsed = mask(hop.url.text), hop.url.key, perf_counter() - began
             raise
-        return addresses, perf_counter() - began
+        if self._loaded.get(key) is addresses:
+            return perf_counter() - began, None
+        return perf_counter() - began, _Located(key, addresses, addresses.entry(host, port))
 
-    def _remember(self, key: str, addresses: Addresses) -> None:
+    def _remember(self, located: _Located) -> None:
         """Note what libcurl knows now. It forgets the oldest of 30 000 names, so we count on fewer."""
         if len(self._loaded) >= MAX_LOADED:
             self._loaded.clear()
-        self._loaded[key] = addresses
+        self._loaded[located.key] = located.addresses
 
-    def _give_back(self, handle: Handle, pool: Pool, keep: bool) -> None:
+    def _let_go(self, handle: Handle, pool: Pool) -> None:
+        """End what may still be under way on a handle, and keep it for the next request."""
+        multi = self._multi
+        multi.let_go(handle.curl)
+        self._flying.discard(handle)
         handle.clear()
-        if keep and not self._closed and len(pool) < IDLE_HANDLES:
+        if handle.usable and not self._closed and len(pool) < IDLE_HANDLES:
             pool.append(handle)
         else:
             handle.close()
+
+    def _failed(self, error: Exception, handle: Handle, hop: Hop, began: float) -> HttpError:
+        """Say why a transfer failed."""
+        if isinstance(error, MultiFailed):
+            handle.usable = False
+            shown = mask(hop.url.text)
+            return ClientClosed(
+                f"{hop.method} {shown}: the transport failed and is rebuilt: {error}",
+                url=shown,
+                host=hop.url.key,
+            )
+        return translate(error, handle.progress(perf_counter() - began))
 
     # ------------------------------------------------------------------------------------------------ endings
 
@@ -229,19 +221,12 @@ class Transport:
         """End a transfer with an error of ours."""
         self._multi.end(handle.curl, error)
 
-    def _broken(self, hop: Hop, error: MultiFailed) -> ClientClosed:
-        shown = mask(hop.url.text)
-        return ClientClosed(
-            f"{hop.method} {shown}: the transport failed and is rebuilt: {error}", url=shown, host=hop.url.key
-        )
-
-    async def _rebuild(self) -> Multi:
+    async def _rebuild(self) -> None:
         """Replace a broken multi. Its connections are closed; libcurl's table of names goes with it."""
         old, self._multi = self._multi, Multi(self._connections)
         self._loaded.clear()
         self.rebuilt += 1
         await old.aclose()
-        return self._multi
 
     async def aclose(self) -> None:
         """End all that is under way with ClientClosed and close every connection. Repeatable."""

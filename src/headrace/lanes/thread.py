@@ -27,20 +27,22 @@ from headrace.ports import current_call
 
 __all__ = ["ThreadLane"]
 
+#: How long an idle thread may take to end and to close its resources, in seconds.
+IDLE_GRACE = 5.0
 _lane_numbers = itertools.count(1)
 
 
 class _Job:
     """One call on its way through a thread."""
 
-    __slots__ = ("call", "context", "error", "future", "given_up", "on_return", "result", "started", "value")
+    __slots__ = ("call", "context", "error", "future", "given_up", "on_return", "result", "thread", "value")
 
     def __init__(self, call: Callable[..., Any], value: Any, future: asyncio.Future[Any]) -> None:
         self.call = call
         self.value = value
         self.future = future
         self.context = contextvars.copy_context()
-        self.started = False
+        self.thread: threading.Thread | None = None  # the one that runs it
         self.given_up = False
         self.result: Any = None
         self.error: BaseException | None = None
@@ -58,7 +60,7 @@ class ThreadLane:
         max_abandoned: int | None = None,
     ) -> None:
         self.name = "thread"
-        self.abandoned = 0
+        self._stuck: set[threading.Thread] = set()  # those whose calls were given up and still run
         self._label = f"headrace-{name}-{next(_lane_numbers)}"
         self._size = threads
         self._max_abandoned = max(16, threads) if max_abandoned is None else max_abandoned
@@ -69,9 +71,13 @@ class ThreadLane:
         self._notified = False
         self._threads: set[threading.Thread] = set()
         self._working = 0  # calls handed over and not yet back; threads are started to match
-        self._all_ended = asyncio.Event()
-        self._closing = False
+        self._thread_over = asyncio.Event()
         self._factories: Mapping[str, Callable[[], Any]] = {}
+
+    @property
+    def abandoned(self) -> int:
+        """The calls that were given up and still run."""
+        return len(self._stuck)
 
     def bind(
         self,
@@ -111,9 +117,9 @@ class ThreadLane:
             return  # it came back in the same turn of the loop
         job.given_up = True
         self._working -= 1
-        if not job.started or job in self._returned:
+        if job.thread is None or job in self._returned:
             return
-        self.abandoned += 1
+        self._stuck.add(job.thread)
         call = current_call.get(None)
         if call is not None:
             call.stuck = job
@@ -141,7 +147,7 @@ class ThreadLane:
                     break
                 if job.given_up:
                     continue
-                job.started = True
+                job.thread = threading.current_thread()
                 try:
                     if own is None:
                         own = _open_all(stack, self._factories)
@@ -195,25 +201,25 @@ class ThreadLane:
     def _thread_ended(self, thread: threading.Thread) -> None:
         self._threads.discard(thread)
         thread.join()
-        if self.abandoned and not self._closing:
-            self.abandoned -= 1
-        if not self._threads:
-            self._all_ended.set()
+        self._stuck.discard(thread)
+        self._thread_over.set()
 
     async def close(self, grace: float) -> int:
         """End the threads; give the number of those whose calls still hang after `grace` seconds."""
-        self._closing = True
-        if not self._threads:
-            return 0
-        self._all_ended.clear()
-        for _ in self._threads:
+        for _ in self._threads - self._stuck:
             self._jobs.put(None)
+        await self._wait_until(lambda: self._threads <= self._stuck, IDLE_GRACE)
+        await self._wait_until(lambda: not self._threads, grace)
+        return len(self._threads)
+
+    async def _wait_until(self, reached: Callable[[], bool], seconds: float) -> None:
         try:
-            async with asyncio.timeout(grace):
-                await self._all_ended.wait()
+            async with asyncio.timeout(seconds):
+                while not reached():
+                    self._thread_over.clear()
+                    await self._thread_over.wait()
         except TimeoutError:
             pass
-        return len(self._threads)
 
 
 def _open_all(stack: contextlib.ExitStack, factories: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
