@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from headrace.engine.texts import one_line
 from headrace.errors import HeadraceError, SourceError
 from headrace.item import Delivery
 from headrace.ports import Bookmark, Chunk, Reader
@@ -114,7 +115,7 @@ class Intake:
             self.run.trouble(error)
         except Exception as error:  # noqa: BLE001 - it is the user's iterable; translated once, here
             raised = SourceError(
-                f"the source {self.run.plan.source.name} failed: {type(error).__name__}: {error}"
+                f"the source {self.run.plan.source.name} failed: {type(error).__name__}: {one_line(error)}"
             )
             raised.__cause__ = error
             self.run.trouble(raised)
@@ -128,7 +129,9 @@ class Intake:
         try:
             await reader.close()
         except Exception as error:  # noqa: BLE001 - the items are safe; the run tells of it and goes on
-            self.run.accounts.warnings.append(f"closing the source failed: {type(error).__name__}: {error}")
+            self.run.accounts.warnings.append(
+                f"closing the source failed: {type(error).__name__}: {one_line(error)}"
+            )
 
     async def _room(self) -> int:
         """Wait for room in the window, and say how many items may be read."""

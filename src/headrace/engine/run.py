@@ -83,9 +83,7 @@ class Run:
         self.now = self.clock()  # when the call ended whose result is being handed on
         self.bus: Bus | None = Bus(self.loop, subscribers) if subscribers else None
         self.workers = TaskOwner(self._task_failed)
-        self.panics: list[
-            BaseException
-        ] = []  # what calls ended with that is no Exception, on its way out of their workers
+        self.panics: list[BaseException] = []  # no Exceptions, on their way out of their workers
         self._tasks = TaskOwner(self._task_failed)
         self._make_lane = make_lane
         self.delays = Delays(self.loop)
@@ -232,9 +230,8 @@ class Run:
         for caller in self.callers:
             left += await caller.lane.close(0.0)
         self.abandoned = left
-        self.accounts.returned += (
-            self.roots.open
-        )  # none, but after a fault of ours: these were not settled either
+        # None are open here, but after a fault of ours: these were not settled either.
+        self.accounts.returned += self.roots.open
         await self._finish_ledger()
         if self.bus is not None:
             self._set_state("closed")
@@ -541,7 +538,9 @@ class Run:
             self.panics = [panic for panic in self.panics if panic is not error]
             return  # its item has failed with it
         if not isinstance(error, HeadraceError):
-            raised = EngineError(f"a fault in headrace: {type(error).__name__}: {error}. Please report it.")
+            raised = EngineError(
+                f"a fault in headrace: {type(error).__name__}: {one_line(error)}. Please report it."
+            )
             raised.__cause__ = error
             error = raised
         self.trouble(error)
