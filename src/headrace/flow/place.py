@@ -46,7 +46,7 @@ class JobInPlace:
         return inspect.retry(self.place, self.name, positions=positions, in_doubt=in_doubt, error=error)
 
     def drop(self) -> None:
-        """Forget the job: its ledger goes, its result table stays. Raises LedgerBusy while it runs."""
+        """Delete the job: its record, and its rows in the result table. Raises LedgerBusy while it runs."""
         inspect.drop(self.place, self.name)
 
     def __repr__(self) -> str:
