@@ -127,8 +127,11 @@ def complete(delivery: Delivery, ending: Ending | None, rows: list[Delivery], se
 
 def close_if_over(parent: Delivery, settle: Settle) -> None:
     """End `parent` if all its children have."""
-    family: Family = parent.more
-    if family.closed and family.pending == 0 and parent.state not in FINAL:
+    family: Family | None = parent.more
+    if family is not None and family.closed and family.pending == 0 and parent.state not in FINAL:
+        parent.more = (
+            None  # parent and children hold each other: all would stay until the garbage collector comes
+        )
         complete(parent, family.bad, [] if family.bad else family.rows, settle)
 
 

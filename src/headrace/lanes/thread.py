@@ -110,6 +110,8 @@ class ThreadLane:
         except asyncio.CancelledError:
             self._give_up(job)
             raise
+        finally:
+            del job  # its error's traceback holds this frame: they would keep each other, and the item, alive
 
     def _give_up(self, job: _Job) -> None:
         """Leave the call to itself. Its thread ends when the call returns, and another one takes its place now."""
