@@ -4,7 +4,8 @@
 
 Rules:
 1. Every client runs in a fresh process of its own, on one core with uvloop; nginx has the other core.
-2. Rounds are interleaved, and the median is shown. Read the ratios: the figures depend on the machine.
+2. Rounds are interleaved; shown are medians, of the ratios too, which are taken within a round. Read the
+   ratios: the figures depend on the machine.
 3. All ask for the same documents, under URLs that differ, and read the status and the whole body of each.
 """
 
@@ -150,6 +151,15 @@ def measure(client: str, base: str, ca_file: str, requests: int, connections: in
     }
 
 
+def _ratio(peer: list[dict[str, float]], own: list[dict[str, float]]) -> float:
+    """How many times our CPU a peer takes: the median over rounds, since the machine changes from round to
+    round.
+    """
+    return statistics.median(
+        theirs["cpu_us"] / ours["cpu_us"] for theirs, ours in zip(peer, own, strict=True)
+    )
+
+
 def compare(rounds: int, requests: int, connections: int) -> dict[str, Any]:
     """Measure all clients over http and https; medians, and how many times the CPU of headrace they take."""
     figures: dict[str, dict[str, list[dict[str, float]]]] = {}
@@ -165,11 +175,10 @@ def compare(rounds: int, requests: int, connections: int) -> dict[str, Any]:
             name: {key: statistics.median(one[key] for one in runs) for key in ("cpu_us", "per_second")}
             for name, runs in clients.items()
         }
-        own = medians["headrace"]["cpu_us"]
         result[scheme] = {
             "medians": medians,
-            "against_aiohttp": medians["aiohttp"]["cpu_us"] / own,
-            "against_bare": medians["bare"]["cpu_us"] / own,
+            "against_aiohttp": _ratio(clients["aiohttp"], clients["headrace"]),
+            "against_bare": _ratio(clients["bare"], clients["headrace"]),
         }
     return result
 

@@ -23,7 +23,7 @@ def response(
 ) -> Response:
     """Make an answer by hand."""
     lines = (f"HTTP/1.1 {status} X\r\n".encode(), *head, b"\r\n")
-    return Response(url, status, lines, body, (0.0,) * 7, 2, 1_700_000_000.0)
+    return Response(url, status, lines, body, (0.0,) * 5, 1_700_000_000.0)
 
 
 # ------------------------------------------------------------------------------------------------- statuses

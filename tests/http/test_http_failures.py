@@ -380,8 +380,10 @@ def test_a_dead_connection_gets_no_second_request(run: Run, method: str) -> None
 def test_nothing_blocks_the_loop(run: Run) -> None:
     """While hosts hang, resets come and bodies trickle, the loop turns within 50 ms, and so it does at closing."""
     # Other programs on the machine make pauses too: what we cause would be there every time.
-    worst = min(run(_longest_pause) for _ in range(3))
-    assert worst < 0.05, worst
+    pauses = []
+    while not pauses or (pauses[-1] >= 0.05 and len(pauses) < 3):
+        pauses.append(run(_longest_pause))
+    assert pauses[-1] < 0.05, pauses
 
 
 async def _misbehave(request: Request, writer: asyncio.StreamWriter) -> str | None:

@@ -144,7 +144,8 @@ class Client:
         sent, content_type = None, None
         if body is not None or data is not None or json is not UNSET:
             sent, content_type = encode(body, data, json)
-        if accept == "2xx" and sent is headers is timeouts is None and max_body is UNSET and follow:
+        plain = sent is None and headers is None and timeouts is None and max_body is UNSET
+        if plain and follow and accept == "2xx":
             template = self._templates.get(method) or self.prepare(method)
             self._templates[method] = template
         else:

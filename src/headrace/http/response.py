@@ -108,12 +108,7 @@ class Response:
     @property
     def http_version(self) -> str:
         """The protocol that answered: "HTTP/1.1", "HTTP/2" …"""
-        return self._status_line()[:8].decode("latin-1").rstrip()
-
-    @property
-    def multiplexed(self) -> bool:
-        """Whether other requests can share its connection at the same time."""
-        return self._status_line().startswith((b"HTTP/2", b"HTTP/3"))
+        return self._status_line().partition(b" ")[0].decode("latin-1")
 
     def _status_line(self) -> bytes:
         """The first line of the final answer: interim ones may stand before it."""

@@ -39,6 +39,7 @@ class Multi(pycurl.AsyncCurlMulti):  # type: ignore[misc]
     def __init__(self, connections: int) -> None:
         super().__init__()
         self.broken = False
+        self._ensure_loop()
         self.setopt(pycurl.M_MAXCONNECTS, connections)
 
     def _fail_all_pending(self, exc: BaseException) -> None:
@@ -50,7 +51,7 @@ class Multi(pycurl.AsyncCurlMulti):  # type: ignore[misc]
 
         `add_handle` does the same with a callback for each transfer, which costs more than all of this.
         """
-        future = self._ensure_loop().create_future()
+        future: asyncio.Future[Any] = self._loop.create_future()
         self._futures[curl] = future
         try:
             self._multi.add_handle(curl)
@@ -58,7 +59,7 @@ class Multi(pycurl.AsyncCurlMulti):  # type: ignore[misc]
             del self._futures[curl]
             self.broken = True
             raise MultiFailed(str(error)) from error
-        return future  # type: ignore[no-any-return]
+        return future
 
     def let_go(self, curl: Any) -> None:
         """Take a handle back whose transfer may be under way (its caller was cancelled): its connection
@@ -231,6 +232,13 @@ class Handle:
         # Trailers come after the blank line, and so does the answer after an interim one.
         last = max((at for at, line in enumerate(head) if line.startswith(b"HTTP/")), default=0)
         return any(line in _BLANK for line in head[last:])
+
+    def multiplexed(self) -> bool:
+        """Whether the answer came over a connection that others can share at the same time."""
+        if self.head[0].startswith(b"HTTP/2"):
+            return True
+        # The first line may be a proxy's.
+        return self.profile.proxy is not None and any(line.startswith(b"HTTP/2") for line in self.head)
 
     def still_sending(self) -> bool:
         """Whether the request has not gone out in full."""

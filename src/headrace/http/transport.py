@@ -156,7 +156,9 @@ class Transport:
             secured = getinfo(pycurl.APPCONNECT_TIME)
         sent = getinfo(pycurl.PRETRANSFER_TIME)
         first_byte = getinfo(pycurl.STARTTRANSFER_TIME) - sent
-        response = Response(
+        if hop.url.scheme == "https":
+            self._scouts.learn(hop.url.key, handle.multiplexed())
+        return Response(
             hop.url.text,
             getinfo(pycurl.RESPONSE_CODE),
             tuple(handle.head),
@@ -164,9 +166,6 @@ class Transport:
             (waited, connected, secured, first_byte, perf_counter() - began),
             time.time(),
         )
-        if hop.url.scheme == "https":
-            self._scouts.learn(hop.url.key, response.multiplexed)
-        return response
 
     async def _locate(self, hop: Hop, profile: Profile) -> tuple[float, _Located | None]:
         """Resolve the host of a hop, or its proxy: the seconds that took, and what libcurl does not know
