@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -100,19 +101,25 @@ def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 class Recorder:
-    """A server on loopback; `seen` has method, path and headers of every request."""
+    """A server on loopback; `seen` has method, path and headers of every request, `most_at_once` what it was asked."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, str, dict[str, str]]] = []
+        self.most_at_once = 0
+        self._now = 0
+        self._counting = threading.Lock()
         recorder = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                recorder.seen.append(
-                    (self.command, self.path, {k.lower(): v for k, v in self.headers.items()})
-                )
+                recorder.enter()
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                recorder.seen.append((self.command, self.path, headers))
+                if self.path.startswith("/slow"):
+                    time.sleep(0.02)  # long enough for a second request to be seen beside it
+                recorder.leave()
                 body = b"\x1b[31mred\x1b[0m" if self.path == "/ansi" else b"ok"
                 status = int(self.path[1:4]) if self.path[1:4].isdigit() else 200
                 self.send_response(status)
@@ -131,6 +138,17 @@ class Recorder:
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
+
+    def enter(self) -> None:
+        """Count a request that begins."""
+        with self._counting:
+            self._now += 1
+            self.most_at_once = max(self.most_at_once, self._now)
+
+    def leave(self) -> None:
+        """Count a request that ends."""
+        with self._counting:
+            self._now -= 1
 
     def url(self, path: str, userinfo: str = "") -> str:
         """Give the URL of a path."""

@@ -238,3 +238,25 @@ def test_accepted_failures_are_no_failure_of_the_run(headrace, origin, cap, code
         "fetch", origin.url("/n/1"), origin.url("/f/gone*/cap"), "-o", f"{code}.db", "--max-failures", cap
     )
     assert ended.returncode in ({0} if code == 0 else {1, 3})  # 3 where the cap stopped the run early
+
+
+def test_servers_are_told_who_calls_and_whom_to_ask(headrace, recorder):
+    """The User-Agent has name, version and URL; `--contact` adds an address, `--user-agent` replaces it."""
+    for more in (
+        (),
+        ("--contact", "me@example.org"),
+        ("--user-agent", "mine/1", "--contact", "me@example.org"),
+    ):
+        assert headrace("fetch", recorder.url("/a"), "--quiet", *more).returncode == 0
+    usual, contact, own = (headers["user-agent"] for _, _, headers in recorder.seen)
+    assert usual.startswith("headrace/")
+    assert "(+https://" in usual
+    assert "; me@example.org)" in contact
+    assert own == "mine/1 (me@example.org)"
+
+
+def test_the_limit_of_a_host_holds(headrace, recorder):
+    """`--per-host 1` never has two requests to one host under way, however many are in flight in all."""
+    headrace("fetch", *[recorder.url(f"/slow{number}") for number in range(12)], "--quiet", "--per-host", "1")
+    assert len(recorder.seen) == 12
+    assert recorder.most_at_once == 1

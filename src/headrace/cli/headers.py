@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from headrace.cli.inputs import is_text
 from headrace.cli.options import Problems
 from headrace.errors import PlanError
 
@@ -66,6 +67,9 @@ def read_headers(
             name, colon, value = text.partition(":")
             if not colon:
                 problems.add(f"{flag} number {number}: give it as 'Name: value', with a colon")
+                continue
+            if not is_text(text):
+                problems.add(f"{flag} number {number}: it has bytes that are not UTF-8")
                 continue
             header = Header(name.strip(), value.strip(), flag)
             problems.run(lambda header=header: _check(header))  # type: ignore[misc]

@@ -12,11 +12,17 @@ from collections.abc import Sequence
 from headrace.cli.options import Problems
 from headrace.cli.screen import shown_item
 
-__all__ = ["read_inputs"]
+__all__ = ["is_text", "read_inputs"]
 
 
 def read_inputs(words: Sequence[str], problems: Problems) -> tuple[str | None, list[str]]:
     """Give the path of the list, or the URLs; every problem is noted."""
+    for word in words:
+        if not is_text(word):
+            problems.add(
+                f"{shown_item(word)}: it is not all UTF-8; write such bytes as %XX, or rename the file"
+            )
+            return None, []
     urls = [word for word in words if "://" in word]
     files = [word for word in words if "://" not in word]
     if urls and files:
@@ -31,6 +37,15 @@ def read_inputs(words: Sequence[str], problems: Problems) -> tuple[str | None, l
     elif files and not os.path.exists(files[0]) and _looks_like_url(files[0]):
         problems.add(f"{files[0]} does not exist; for a URL write https://{files[0]}")
     return (files[0] if files and not urls else None), urls
+
+
+def is_text(word: str) -> bool:
+    """Whether a word of the command line is text, and so can be kept with a job."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _looks_like_url(word: str) -> bool:
