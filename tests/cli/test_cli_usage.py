@@ -162,3 +162,12 @@ def test_an_unknown_option_is_wrong_usage(headrace):
     ended = headrace("fetch", "http://127.0.0.1/", "--conurrency", "5")
     assert ended.returncode == 2
     assert "--conurrency" in ended.stderr
+
+
+def test_a_traceback_is_shown_where_it_is_asked_for(headrace):
+    """HEADRACE_DEBUG=1 shows it; without it there is one clear message."""
+    plain = headrace("status", "none.db")
+    debug = headrace("status", "none.db", env={"HEADRACE_DEBUG": "1"})
+    assert plain.stderr.count("\n") == 1
+    assert "Traceback" in debug.stderr
+    assert debug.returncode == plain.returncode == 2

@@ -195,10 +195,9 @@ def _fetch(
 ) -> Any:
     from headrace.http.client import Client
     from headrace.http.fetching import fetch
-    from headrace.http.profile import Timeouts
     from headrace.http.status import parse_accept
 
-    timeout = problems.read("--timeout", values["timeout"], read_duration)
+    timeouts = _timeouts(values["timeout"], problems)
     method = problems.read("--method", values["method"], _read_method)
     accept = values["accept"] or ""
     if problems.run(lambda: parse_accept(accept)) is None:
@@ -208,16 +207,8 @@ def _fetch(
     if values["body"] not in ("db", "none"):
         problems.add(f"--body {values['body']!r}: it is db (bodies are kept in the table) or none")
     template = _template(urls, problems)
-    if timeout is None or method is None or agent is None or any(header.value is None for header in headers):
+    if timeouts is None or method is None or agent is None or any(header.value is None for header in headers):
         return None
-    total = max(0.001, timeout)
-    if total > 1_000_000:
-        problems.add(f"--timeout {values['timeout']!r}: give at most 1000000 seconds")
-        return None
-    limits = {
-        name: min(getattr(Timeouts, name), total) for name in ("resolve", "connect", "first_byte", "stall")
-    }
-    timeouts = Timeouts(total=total, **limits)
     return problems.run(
         lambda: fetch(
             template,
@@ -228,6 +219,20 @@ def _fetch(
             client=functools.partial(Client, timeouts=timeouts, user_agent=agent),
         )
     )
+
+
+def _timeouts(text: str | None, problems: Problems) -> Any:
+    """Give the limits of all phases, none longer than that of an attempt as a whole; None where that is wrong."""
+    from headrace.http.profile import Timeouts
+
+    total = problems.read("--timeout", text, read_duration)
+    if total is None:
+        return None
+    if not 0.001 <= total <= 1_000_000:
+        problems.add(f"--timeout {text!r}: give a time from 1ms to 1000000 seconds")
+        return None
+    phases = ("resolve", "connect", "first_byte", "stall")
+    return Timeouts(total=total, **{phase: min(getattr(Timeouts, phase), total) for phase in phases})
 
 
 def without_body(response: Any) -> dict[str, Any]:
