@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from headrace.engine.exits import FINAL_STATE, Exit, outcome_of
 from headrace.engine.lineage import Ending, row_order
 from headrace.engine.texts import chain_text, one_line
-from headrace.engine.window import weigh
+from headrace.engine.window import WEIGHTLESS, weigh
 from headrace.errors import LedgerError, SinkError
-from headrace.item import DONE, RETURNED, Delivery, Outcome
-from headrace.ports import Bookmark, Commit, DeadLetter, Intent, Ledger, Row
+from headrace.item import DECIDED, DONE, RETURNED, RUNNING, Delivery, Outcome
+from headrace.ports import AnyRow, Bookmark, Commit, DeadLetter, Intent, Ledger
 
 if TYPE_CHECKING:
     from headrace.engine.run import Run
@@ -38,7 +39,7 @@ ITEM_LENGTH = 2048
 CAUSE_LENGTH = 500
 BODY_LENGTH = 4096
 
-Entry = tuple[Delivery, "Ending | None", "list[Delivery] | None"]
+Entry = tuple[Delivery, "Ending | None", list[Delivery]]
 
 
 class Committer(Exit):
@@ -49,7 +50,8 @@ class Committer(Exit):
         self.others: list[Outcome[Any]] = []  # with `keep_others`: the outcomes that are not Done
         self._keep_others = keep_others
         self.ledger = ledger
-        self._buffer: list[Entry] = []
+        self._done: list[Delivery] = []  # roots that came through by themselves: nearly all there ever are
+        self._ended: list[Entry] = []  # the others
         self._bytes = 0
         self._intents: list[Intent] = []
         self._intended: list[asyncio.Future[None]] = []
@@ -67,16 +69,26 @@ class Committer(Exit):
 
     # ------------------------------------------------------------------ what comes in
 
+    def entry(self) -> Callable[[Delivery], None]:
+        """Buffer it: what the last stage hands its deliveries to."""
+        buffer_weight = self.run.window.weigh
+
+        def done(delivery: Delivery) -> None:
+            if delivery.state != RUNNING:
+                self._decide(delivery)
+            delivery.state = DECIDED
+            value = delivery.value
+            if delivery.weight or type(value) not in WEIGHTLESS:
+                self._bytes += buffer_weight(delivery, value)
+            self._done.append(delivery)
+            if self._wake is not None:
+                self._nudge()
+
+        return done
+
     def done(self, delivery: Delivery) -> None:
         """Buffer a root that came through all stages by itself."""
-        self._decide(delivery)
-        weight = weigh(delivery.value)
-        self.run.window.bytes_open += weight - delivery.weight
-        delivery.weight = weight
-        self._bytes += weight
-        self._buffer.append((delivery, None, None))
-        if self._wake is not None:
-            self._nudge()
+        self.entry()(delivery)
 
     def settle(self, root: Delivery, ending: Ending | None, rows: list[Delivery]) -> None:
         """Buffer a root that ended otherwise. What is returned needs no record."""
@@ -91,7 +103,7 @@ class Committer(Exit):
             return
         for row in rows:
             self._bytes += weigh(row.value)
-        self._buffer.append((root, ending, sorted(rows, key=row_order)))
+        self._ended.append((root, ending, sorted(rows, key=row_order)))
         self._nudge()
 
     async def intend(self, delivery: Delivery, stage: str) -> None:
@@ -123,12 +135,16 @@ class Committer(Exit):
 
     def _is_due(self) -> bool:
         return (
-            len(self._buffer) >= self._batch
+            self._ready >= self._batch
             or self._bytes >= BATCH_BYTES
             or bool(self._intents)
-            or (self._hurry and bool(self._buffer))
+            or (self._hurry and self._ready > 0)
             or self._closing
         )
+
+    @property
+    def _ready(self) -> int:
+        return len(self._done) + len(self._ended)
 
     async def work(self) -> None:
         """Commit until closed."""
@@ -144,7 +160,7 @@ class Committer(Exit):
                         timer.cancel()
                         self._wake = None
                 if (
-                    self._buffer
+                    self._ready
                     or self._intents
                     or (self._closing and (self._void or self._bookmarks or self._cleared))
                 ):
@@ -166,7 +182,8 @@ class Committer(Exit):
         await self._idle.wait()
 
     async def _commit_buffer(self) -> None:
-        entries, self._buffer = self._buffer, []
+        done, self._done = self._done, []
+        ended, self._ended = self._ended, []
         intents, self._intents = self._intents, []
         intended, self._intended = self._intended, []
         void, self._void = self._void, []
@@ -175,53 +192,51 @@ class Committer(Exit):
         self._bytes = 0
         try:
             while True:
-                commit = self._make_commit(entries)
+                commit = self._make_commit(done, ended)
                 commit.intents, commit.void, commit.bookmarks = intents, void, bookmarks
                 commit.cleared = cleared
                 try:
                     await self.ledger.commit(commit)
                     break
                 except SinkError as error:
-                    if not self._fail_poisoned(entries, error):
+                    if not self._fail_poisoned(done, ended, error):
                         raise
         except (LedgerError, SinkError) as error:
-            self._lost(entries, error)
+            self._lost(done, ended, error)
             return
         self.commits += 1
         for recorded in intended:
             if not recorded.done():
                 recorded.set_result(None)
-        self._committed(entries)
+        self._committed(done, ended)
 
-    def _fail_poisoned(self, entries: list[Entry], error: SinkError) -> bool:
-        """Turn the entry whose row the sink refused into a failure; False if the error names none of them."""
-        position = getattr(error, "position", None)
-        for number, (root, ending, _) in enumerate(entries):
-            if root.position == position and ending is None:
-                entries[number] = (root, Ending("failed", "sink", error), [])
+    def _fail_poisoned(self, done: list[Delivery], ended: list[Entry], error: SinkError) -> bool:
+        """Turn the root whose row the sink refused into a failure; False if the error names none of them."""
+        for number, delivery in enumerate(done):
+            if delivery.position == error.position:
+                del done[number]
+                ended.append((delivery, Ending("failed", "sink", error), []))
+                return True
+        for number, (root, ending, _) in enumerate(ended):
+            if root.position == error.position and ending is None:
+                ended[number] = (root, Ending("failed", "sink", error), [])
                 return True
         return False
 
-    def _make_commit(self, entries: list[Entry]) -> Commit:
-        rows: list[Row] = []
-        done: list[int] = []
+    def _make_commit(self, done: list[Delivery], ended: list[Entry]) -> Commit:
+        positions = [delivery.position for delivery in done]
+        rows: list[AnyRow] = [(delivery.position, 0, delivery.value) for delivery in done]
         skipped: list[int] = []
         failed: list[DeadLetter] = []
-        for root, ending, made in entries:
-            position = root.position
+        for root, ending, made in ended:
             if ending is None:
-                done.append(position)
-                if made is None:
-                    rows.append(Row(position, 0, root.value))
-                else:
-                    rows += [Row(position, child, row.value) for child, row in enumerate(made)]
+                positions.append(root.position)
+                rows += [(root.position, child, row.value) for child, row in enumerate(made)]
             elif ending.kind == "skipped":
-                skipped.append(position)
+                skipped.append(root.position)
             else:
                 failed.append(self._dead_letter(root, ending))
-        return Commit(
-            rows=rows, done=done, skipped=skipped, failed=failed, fingerprint=self.run.fingerprint()
-        )
+        return Commit(rows, positions, skipped, failed=failed, fingerprint=self.run.fingerprint())
 
     def _dead_letter(self, root: Delivery, ending: Ending) -> DeadLetter:
         error = ending.error
@@ -245,24 +260,28 @@ class Committer(Exit):
             where=self.run.describe(root.position),
         )
 
-    def _committed(self, entries: list[Entry]) -> None:
+    def _committed(self, done: list[Delivery], ended: list[Entry]) -> None:
         run = self.run
-        for root, ending, _ in entries:
+        for root in done:
+            root.state = DONE
+        run.settled_all(done)
+        for root, ending, _ in ended:
             root.state = DONE if ending is None else FINAL_STATE[ending.kind]
             if ending is not None:
                 self._keep(root, ending)
             run.settled(root, ending)
         if self._open_intents:
-            self._open_intents.difference_update(root.position for root, _, _ in entries)
+            self._open_intents.difference_update(root.position for root in done)
+            self._open_intents.difference_update(root.position for root, _, _ in ended)
 
     def _keep(self, root: Delivery, ending: Ending) -> None:
         if self._keep_others:
             self.others.append(outcome_of(root, ending, self.run.clock()))
 
-    def _lost(self, entries: list[Entry], error: Exception) -> None:
+    def _lost(self, done: list[Delivery], ended: list[Entry], error: Exception) -> None:
         """The ledger took nothing: give all of it back, and stop."""
         self.failed = error
-        for root, _, _ in entries:
+        for root in (*done, *(root for root, _, _ in ended)):
             root.state = RETURNED
             self.run.settled(root, Ending("returned"))
         self.run.trouble(error)

@@ -67,6 +67,9 @@ class Endings:
             self._end(delivery, Ending("returned"))
 
     def _end(self, delivery: Delivery, ending: Ending) -> None:
+        if delivery.weight and delivery.origin is not None:
+            root_of(delivery).weight += delivery.weight  # given back when the root is settled
+            delivery.weight = 0
         if not self.has_order:
             complete(delivery, ending, [], self.settle)
             return

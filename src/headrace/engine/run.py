@@ -34,7 +34,7 @@ from headrace.engine.lineage import Ending
 from headrace.engine.resources import open_resource
 from headrace.engine.stage import PATIENCE, Caller, Slot, carry
 from headrace.engine.texts import item_text, one_line
-from headrace.engine.window import WEIGHTLESS, Window, weigh
+from headrace.engine.window import WEIGHTLESS, Window
 from headrace.errors import EngineError, HeadraceError, InDoubt, LaneError, LedgerError, SinkError
 from headrace.events import (
     RunFinished,
@@ -78,6 +78,7 @@ class Run:
         self.job_state = state
         self.generation = state.generation if state is not None else ""
         self.window = Window(plan.window(options.window), plan.levels, options.window_bytes)
+        self.window.on_weighs = self.look
         self.roots = self.window.roots
         self.sweep = DeadlineSweep(self.loop, self._limited_slots, self._expired)
         self.now = self.clock()  # when the call ended whose result is being handed on
@@ -420,7 +421,8 @@ class Run:
             if self._in_doubt:
                 deliveries = [d for d in deliveries if not self._was_in_doubt(d)]
         if not WEIGHTLESS.issuperset(map(type, chunk.payloads)):
-            self._weigh(deliveries)
+            for delivery in deliveries:
+                self.window.weigh(delivery, delivery.item)
         first = self.nodes[0] if self.nodes else None
         if isinstance(first, Caller):
             if self.is_stopping:
@@ -432,13 +434,6 @@ class Run:
         accept = first.accept if first is not None else self.endings.leave
         for delivery in deliveries:
             accept(delivery)
-
-    def _weigh(self, deliveries: list[Delivery]) -> None:
-        for delivery in deliveries:
-            delivery.weight = weigh(delivery.item)
-            self.window.bytes_open += delivery.weight
-        self.window.weighs = True
-        self.look()
 
     def _note_passed(self, chunk: Chunk) -> None:
         assert isinstance(self.exit, Committer)
@@ -470,6 +465,17 @@ class Run:
             self.accounts.count(root, ending)
         if left <= self.notify_at:
             self.after_settled(root, ending)
+
+    def settled_all(self, done: list[Delivery]) -> None:
+        """Count many roots that are done, as `settled` does one."""
+        self.roots.open = left = self.roots.open - len(done)
+        self.accounts.done += len(done)
+        if left <= self.notify_at and done:
+            if self.notify_at == self.window.limit:  # each of them calls for more
+                for root in done:
+                    self.after_settled(root, None)
+            else:
+                self.after_settled(done[-1], None)
 
     def after_settled(self, root: Delivery, ending: Ending | None) -> None:
         """Do what a settled item calls for beyond being counted."""

@@ -22,7 +22,7 @@ from headrace.engine.dispatch import Dispatch, KeyedDispatch
 from headrace.engine.lineage import Child, Ending, begin_family, child_path, is_doomed, root_of
 from headrace.engine.reorder import Reorder
 from headrace.engine.texts import one_line
-from headrace.engine.window import Level, weigh
+from headrace.engine.window import WEIGHTLESS, Level
 from headrace.errors import CallError, HeadraceError, Skip, TimedOut
 from headrace.item import QUEUED, RUNNING, WAITING, Delivery
 from headrace.plan import StageSpec
@@ -579,7 +579,5 @@ def carry(delivery: Delivery, run: Run) -> None:
     delivery.attempts += delivery.tried
     delivery.tried = 0
     delivery.until = None
-    weight = weigh(delivery.value)
-    if weight != delivery.weight:
-        run.window.bytes_open += weight - delivery.weight
-        delivery.weight = weight
+    if delivery.weight or type(delivery.value) not in WEIGHTLESS:
+        run.window.weigh(delivery, delivery.value)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from headrace.item import Delivery
@@ -36,6 +37,10 @@ def weigh(value: Any) -> int:
     except Exception:  # noqa: BLE001 - a property of the user's own class; what has no weight that can be told has none
         return 0
     return nbytes if isinstance(nbytes, int) else 0
+
+
+def _nothing() -> None:
+    pass
 
 
 class Level:
@@ -63,6 +68,7 @@ class Window:
         "bytes_open",
         "levels",
         "limit",
+        "on_weighs",
         "roots",
         "weighs",
     )
@@ -71,7 +77,8 @@ class Window:
         self.limit = limit
         self.bytes_limit = bytes_limit
         self.bytes_open = 0
-        self.weighs = False  # whether any open delivery counts with bytes
+        self.weighs = False  # whether any delivery has counted with bytes so far
+        self.on_weighs: Callable[[], None] = _nothing  # called when the first one does
         self.levels = [Level(number, max(1, limit // levels)) for number in range(levels)]
         self.roots = self.levels[0]
         self._descendants: dict[
@@ -87,6 +94,17 @@ class Window:
     def open(self) -> int:
         """All open deliveries."""
         return sum(level.open for level in self.levels)
+
+    def weigh(self, delivery: Delivery, value: Any) -> int:
+        """Count what `value` weighs for `delivery`, in the place of what it weighed before, and give it."""
+        weight = weigh(value)
+        if weight != delivery.weight:
+            self.bytes_open += weight - delivery.weight
+            delivery.weight = weight
+            if not self.weighs:
+                self.weighs = True
+                self.on_weighs()
+        return weight
 
     @property
     def is_heavy(self) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from headrace.errors import PlanError, SinkError
-from headrace.ports import Row
+from headrace.ports import AnyRow
 from headrace.sqlite.bulk import Insert
 from headrace.sqlite.cells import RowMaker, cell, json_text, row_maker
 from headrace.sqlite.schema import quoted
@@ -91,7 +91,7 @@ class ResultTable:
         if self._declared is not None:
             self._add([name for name in self._declared if folded(name) not in self._known])
 
-    def store(self, rows: Sequence[Row], care: int = 0) -> None:
+    def store(self, rows: Sequence[AnyRow], care: int = 0) -> None:
         """Insert rows. SinkError names the row that cannot be stored; then roll back.
 
         Raises what sqlite3 raises where the rows as a whole were not taken; roll back and do it again with more `care`:
@@ -175,11 +175,11 @@ class ResultTable:
 
     # ------------------------------------------------------------------------------------------------ rows
 
-    def _flatten(self, rows: Sequence[Row]) -> list[Any]:
+    def _flatten(self, rows: Sequence[AnyRow]) -> list[Any]:
         if self._as_json:
             mappings = [{"value": self._encoded(row)} for row in rows]
         else:
-            mappings = [row.value if type(row.value) is dict else self._mapping(row) for row in rows]
+            mappings = [row[2] if type(row[2]) is dict else self._mapping(row) for row in rows]
         shapes = list(map(tuple, mappings))
         if not self.exists or shapes.count(self.columns) != len(shapes):
             self._learn(rows, mappings, shapes)
@@ -197,28 +197,28 @@ class ResultTable:
             self._convert(rows, flat)
         return flat
 
-    def _encoded(self, row: Row) -> str:
+    def _encoded(self, row: AnyRow) -> str:
         try:
-            return json_text(row.value)
+            return json_text(row[2])
         except (ValueError, TypeError) as error:
             raise _refused(
-                row, f"its value ({type(row.value).__name__}) cannot be kept as JSON: {error}"
+                row, f"its value ({type(row[2]).__name__}) cannot be kept as JSON: {error}"
             ) from error
 
-    def _mapping(self, row: Row) -> Any:
-        kind = type(row.value)
+    def _mapping(self, row: AnyRow) -> Any:
+        kind = type(row[2])
         maker = self._makers.get(kind)
         if maker is None:
             maker = self._makers[kind] = row_maker(kind)
         try:
-            return maker(row.value)
+            return maker(row[2])
         except (
             Exception,
             SystemExit,
         ) as error:  # the user's own code runs here: whatever it does, one row fails
             raise _refused(row, f"no row can be made of its value ({kind.__name__}): {error}") from error
 
-    def _learn(self, rows: Sequence[Row], mappings: list[Any], shapes: list[_Keys]) -> None:
+    def _learn(self, rows: Sequence[AnyRow], mappings: list[Any], shapes: list[_Keys]) -> None:
         """Find out which key goes to which column, adding the columns that are new.
 
         A dict whose keys are not all text is a value, not a row: it is put into one column.
@@ -269,7 +269,7 @@ class ResultTable:
             return f"it would make more than {self._most_columns} columns; keep such data in one column, as a dict"
         return None
 
-    def _convert(self, rows: Sequence[Row], flat: list[Any], *, all_of_them: bool = False) -> None:
+    def _convert(self, rows: Sequence[AnyRow], flat: list[Any], *, all_of_them: bool = False) -> None:
         width = len(self.columns) + 2
         for index, value in enumerate(flat):
             if type(value) in _PLAIN and value == value and not all_of_them:
@@ -283,6 +283,6 @@ class ResultTable:
                 ) from error
 
 
-def _refused(row: Row, why: str) -> SinkError:
-    which = f"item at position {row.position}" + (f", its row {row.child}" if row.child else "")
-    return SinkError(f"{which}: {why}", position=row.position)
+def _refused(row: AnyRow, why: str) -> SinkError:
+    which = f"item at position {row[0]}" + (f", its row {row[1]}" if row[1] else "")
+    return SinkError(f"{which}: {why}", position=row[0])
