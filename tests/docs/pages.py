@@ -152,7 +152,9 @@ class PageRun:
             env=self._environment,
         )
         where = f"{self.name}:{line}: $ {command}"
-        assert ended.returncode == code, f"{where}\nended with {ended.returncode}, not {code}:\n{ended.stdout}"
+        assert ended.returncode == code, (
+            f"{where}\nended with {ended.returncode}, not {code}:\n{ended.stdout}"
+        )
         if output:
             self._compare(output, ended.stdout, line)
 

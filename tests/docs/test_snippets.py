@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pages import PAGES, ROOT, PageRun, blocks, problems
 
 from headrace.demo.origin import Origin
+from pages import PAGES, ROOT, PageRun, blocks, problems
 
-WITH_SNIPPETS = [page for page in PAGES if any(block.language in ("python", "console") for block in blocks(page))]
+WITH_SNIPPETS = [
+    page for page in PAGES if any(block.language in ("python", "console") for block in blocks(page))
+]
 
 
 def name(page: Path) -> str:
