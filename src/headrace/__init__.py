@@ -14,39 +14,38 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from headrace.errors import (
-    CallError,
-    EngineError,
-    GiveUp,
-    HeadraceError,
-    IdentityChanged,
-    InDoubt,
-    ItemsFailed,
-    LaneError,
-    LedgerBusy,
-    LedgerError,
-    PlanError,
-    RetryAfter,
-    SinkError,
-    Skip,
-    SourceError,
-    TimedOut,
-)
-from headrace.flow.builder import Flow
-from headrace.flow.group import Group
-from headrace.flow.inbox import Inbox
-from headrace.flow.job import Job
-from headrace.flow.mapping import map, map_sync
-from headrace.item import Done, Failed, Outcome, Parked, Returned, Skipped
-from headrace.policies.classify import transient
-from headrace.policies.limits import Limit
-from headrace.policies.retry import Retry
-from headrace.ports import Shared as shared
-from headrace.report import Outcomes, Report
-
 if TYPE_CHECKING:
     from headrace import files, http, sqlite
+    from headrace.errors import (
+        CallError,
+        EngineError,
+        GiveUp,
+        HeadraceError,
+        IdentityChanged,
+        InDoubt,
+        ItemsFailed,
+        LaneError,
+        LedgerBusy,
+        LedgerError,
+        PlanError,
+        RetryAfter,
+        SinkError,
+        Skip,
+        SourceError,
+        TimedOut,
+    )
+    from headrace.flow.builder import Flow
+    from headrace.flow.group import Group
+    from headrace.flow.inbox import Inbox
+    from headrace.flow.job import Job
+    from headrace.flow.mapping import map, map_sync
     from headrace.flow.place import open
+    from headrace.item import Done, Failed, Outcome, Parked, Returned, Skipped
+    from headrace.policies.classify import transient
+    from headrace.policies.limits import Limit
+    from headrace.policies.retry import Retry
+    from headrace.ports import Shared as shared
+    from headrace.report import Outcomes, Report
 
 __version__ = "0.1.0"
 
@@ -91,17 +90,55 @@ __all__ = [
     "transient",
 ]
 
+#: Where each name lives. Nothing is loaded before it is touched: `import headrace` costs next to nothing.
+_HOMES = {
+    **dict.fromkeys(
+        (
+            "CallError",
+            "EngineError",
+            "GiveUp",
+            "HeadraceError",
+            "IdentityChanged",
+            "InDoubt",
+            "ItemsFailed",
+            "LaneError",
+            "LedgerBusy",
+            "LedgerError",
+            "PlanError",
+            "RetryAfter",
+            "SinkError",
+            "Skip",
+            "SourceError",
+            "TimedOut",
+        ),
+        "errors",
+    ),
+    **dict.fromkeys(("Done", "Failed", "Outcome", "Parked", "Returned", "Skipped"), "item"),
+    **dict.fromkeys(("Outcomes", "Report"), "report"),
+    **dict.fromkeys(("map", "map_sync"), "flow.mapping"),
+    "Flow": "flow.builder",
+    "Group": "flow.group",
+    "Inbox": "flow.inbox",
+    "Job": "flow.job",
+    "Limit": "policies.limits",
+    "Retry": "policies.retry",
+    "open": "flow.place",
+    "transient": "policies.classify",
+}
 _ADAPTERS = ("files", "http", "sqlite")
 
 
 def __getattr__(name: str) -> Any:
     if name in _ADAPTERS:
         return import_module(f"headrace.{name}")
-    if name == "open":
-        from headrace.flow.place import open
-
-        return open
-    raise AttributeError(f"module 'headrace' has no attribute {name!r}")
+    if name == "shared":
+        value = import_module("headrace.ports").Shared
+    elif name in _HOMES:
+        value = getattr(import_module(f"headrace.{_HOMES[name]}"), name)
+    else:
+        raise AttributeError(f"module 'headrace' has no attribute {name!r}")
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -102,6 +102,7 @@ class Report:
     warnings: Sequence[str] = ()
     abandoned: int = 0
     commits: int = 0
+    total: int | None = None  #: items in the source, where that is known
     finished_at: float | None = None  #: set where the job was finished before and there was nothing to do
 
     @property

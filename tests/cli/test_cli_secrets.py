@@ -88,7 +88,6 @@ def test_screens_hide_passwords_and_query_values(headrace, recorder, tmp_path):
     assert "CANARY-p" not in headrace("failures", "out.db", "--json").stdout
 
 
-@pytest.mark.xfail(reason="the engine keeps the text of a failed item as it is, user and password included")
 def test_passwords_of_failed_urls_are_not_in_the_database(headrace, recorder, tmp_path):
     """A dead letter does not keep user and password of its URL: the list has them."""
     (tmp_path / "urls.txt").write_text(recorder.url("/404", "bob:CANARY@"))

@@ -184,5 +184,6 @@ class Accounts:
             warnings=tuple(self.warnings),
             abandoned=run.abandoned,
             commits=run.exit.commits if isinstance(run.exit, Committer) else 0,
+            total=run.total,
             finished_at=state.finished_at if state is not None and ended and not self.taken else None,
         )

@@ -98,6 +98,7 @@ class Run:
         self._resumable_stop = False  # whether the stop leaves the run unfinished, as `take` does not
         self._over = asyncio.Event()
         self._timers: list[asyncio.TimerHandle] = []
+        self.total: int | None = None  # items in the source, where somebody wants to know
         self.trouble_raised: BaseException | None = None
         self.began = self.clock()
         self._in_doubt = {intent.position for intent in state.intents} if state is not None else set()
@@ -192,15 +193,18 @@ class Run:
 
     def _start(self) -> None:
         self.began = self.clock()
+        source = self.plan.source
+        if isinstance(source, Replayable) and (self.bus is not None or self.ledger is not None):
+            self.total = source.total()
         if self.bus is not None:
-            state, source = self.job_state, self.plan.source
+            state = self.job_state
             self.bus.emit(
                 RunStarted(
                     time.time(),
                     self.options.job,
                     [caller.spec.name for caller in self.callers],
                     self.window.limit,
-                    source.total() if isinstance(source, Replayable) else None,
+                    self.total,
                     state.done + state.failed + state.skipped if state is not None else 0,
                     getattr(self.plan.sink, "place", None),
                 )
@@ -586,5 +590,5 @@ class Run:
 
     @staticmethod
     def item_text(item: Any) -> str:
-        """Give an item as a dead letter shows it."""
+        """Give an item as a dead letter shows it; a password in a URL is no part of that."""
         return item_text(item)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from typing import Any
 
@@ -17,10 +18,14 @@ def one_line(error: BaseException) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
+#: The user and password of a URL, wherever it stands in a text.
+_USERINFO = re.compile(r"://[^/?#\s]*@")
+
+
 def item_text(item: Any) -> str:
-    """Give an item as a dead letter shows it."""
+    """Give an item as a dead letter shows it: without the user and password of a URL."""
     try:
-        return item if isinstance(item, str) else repr(item)
+        return _USERINFO.sub("://***@", item if isinstance(item, str) else repr(item))
     except Exception as unreadable:  # noqa: BLE001 - an item that cannot be shown is accounted for all the same
         return f"<{type(item).__qualname__} whose repr raises {type(unreadable).__name__}>"
 

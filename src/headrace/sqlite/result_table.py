@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 from headrace.errors import PlanError, SinkError
@@ -176,6 +178,29 @@ class ResultTable:
     # ------------------------------------------------------------------------------------------------ rows
 
     def _flatten(self, rows: Sequence[AnyRow]) -> list[Any]:
+        flat = self._flatten_alike(rows) if self.exists and not self._as_json else None
+        return self._flatten_any(rows) if flat is None else flat
+
+    def _flatten_alike(self, rows: Sequence[AnyRow]) -> list[Any] | None:
+        """Flatten rows that are dicts with just the table's columns, column by column; None where some are not.
+
+        That is what nearly all batches are, and it costs a third of looking at each row by itself.
+        """
+        positions, children, values = zip(*rows, strict=True)
+        columns = self.columns
+        if set(map(type, values)) != {dict} or set(map(len, values)) != {len(columns)}:
+            return None
+        try:
+            cells = [list(map(itemgetter(column), values)) for column in columns]
+        except KeyError:
+            return None
+        for column in cells:
+            kinds = set(map(type, column))
+            if not kinds <= _PLAIN or (float in kinds and any(v != v for v in column)):
+                return None
+        return list(chain.from_iterable(zip(*cells, positions, children, strict=True)))
+
+    def _flatten_any(self, rows: Sequence[AnyRow]) -> list[Any]:
         if self._as_json:
             mappings = [{"value": self._encoded(row)} for row in rows]
         else:
