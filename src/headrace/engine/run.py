@@ -155,12 +155,20 @@ class Run:
 
         Raises what kept it from opening: then nothing has moved.
         """
+        self._task = asyncio.current_task()
         async with contextlib.AsyncExitStack() as resources:
             await self._open(resources)
             self._start()
             await self._over.wait()
             await self._close()
         return self.accounts.report()
+
+    _task: asyncio.Task[Any] | None = None
+
+    @property
+    def is_torn_down(self) -> bool:
+        """Whether the loop's owner cancels everything, the run's own task too: the loop ends."""
+        return self._task is not None and self._task.cancelling() > 0
 
     async def _open(self, resources: contextlib.AsyncExitStack) -> None:
         shared: dict[Any, Any] = {}

@@ -191,6 +191,15 @@ class Caller:
         slot = Slot(self)
         self.slots.append(slot)
         slot.task = self.run.workers.start(self._work(slot), f"headrace {self.spec.name} {len(self.slots)}")
+        slot.task.add_done_callback(lambda task: self._worker_over(slot, task))
+
+    def _worker_over(self, slot: Slot, task: asyncio.Task[None]) -> None:
+        """Replace a worker that ended of a cancellation which its last function left behind."""
+        if task.cancelled() and slot.ending is None and not self.ended and not self.run.is_torn_down:
+            self.slots.remove(slot)
+            self._calls_before += slot.calls
+            self._busy_before += slot.busy
+            self.spawn()
 
     async def _work(self, slot: Slot) -> None:
         current_call.set(slot)
@@ -246,10 +255,9 @@ class Caller:
                 if self._raised(slot, delivery, error):
                     return
                 now = clock()
-            except GeneratorExit:
-                raise  # the loop is gone, and this coroutine with it
             except BaseException as error:
-                self._panicked(slot, delivery, error)
+                if asyncio.current_task(run.loop) is slot.task:  # else the loop is gone, and this coroutine with it
+                    self._panicked(slot, delivery, error)
                 raise
             else:
                 slot.delivery = None
@@ -448,15 +456,17 @@ class Caller:
             self._come_back(slot)
             return True
         self._call_over(slot)
-        if slot.ending == "timeout" and task.cancelling() <= 1:
-            self._end_of_timeout(slot)
-            self._failed(slot, delivery, self._timed_out(delivery))
-            return False
-        if slot.ending is None and task.cancelling() == 0:
-            raised = CallError("the function raised CancelledError, though nobody cancelled it")
-            raised.__cause__ = error
-            self._failed(slot, delivery, raised)
-            return False
+        if not self.run.is_torn_down:
+            if slot.ending == "timeout":
+                self._end_of_timeout(slot)
+                self._failed(slot, delivery, self._timed_out(delivery))
+                return False
+            if slot.ending is None:
+                self._end_of_timeout(slot)
+                raised = CallError("the function was cancelled, and not by the run: it cancelled itself")
+                raised.__cause__ = error
+                self._failed(slot, delivery, raised)
+                return False
         self._release(delivery)
         self.run.endings.give_back(delivery)
         return True
@@ -470,10 +480,11 @@ class Caller:
         return TimedOut(f"not done within={self.spec.within:g} s")
 
     def _end_of_timeout(self, slot: Slot) -> None:
-        """Take back our own cancellation, so that the worker can go on."""
+        """Take back our own cancellation, and those that the function made, so that the worker can go on."""
         if slot.ending == "timeout":
             slot.ending = None
-            if slot.task is not None:
+        if slot.ending is None and slot.task is not None and not self.run.is_torn_down:
+            while slot.task.cancelling():
                 slot.task.uncancel()
 
     def _refund_and_release(self, delivery: Delivery, value: Any) -> None:
