@@ -243,10 +243,28 @@ class Client:
         if parsed.userinfo is not None and "authorization" not in headers.names:
             headers = headers.plus([_basic(parsed.userinfo)], secret=True)
         hop = Hop(template.method, parsed, headers, body)
+        admission: Call | Permits | None = call
+        permits: Permits | None = None
         if call is None and self._limits:
-            response = await self._send_limited(template, hop)
-        else:
-            response = await self._send(template, hop, call)
+            # No flow takes this client's limits, so the call does.
+            admission = permits = Permits(self._gate, self._limits)
+            await permits.readmit(parsed.text)
+        try:
+            transport = self._bound()
+            began = perf_counter()
+            response = await transport.exchange(
+                template.profile, template.pool, hop, template.max_body, began
+            )
+            if response.status in REDIRECTS and template.follow:
+                response = await self._follow(transport, template, hop, response, began, admission)
+            elif response.status not in template.accept:
+                raise refuse(hop.method, response)
+        except CallError:
+            self._failures += 1
+            raise
+        finally:
+            if permits is not None:
+                permits.leave()
         response.item = item
         if parsed.userinfo is None:
             response.url = url
@@ -255,22 +273,6 @@ class Client:
         return response
 
     # ------------------------------------------------------------------------------------------------ hops
-
-    async def _send(self, template: Template, hop: Hop, admission: Call | Permits | None) -> Response:
-        transport = self._bound()
-        began = perf_counter()
-        try:
-            response = await transport.exchange(
-                template.profile, template.pool, hop, template.max_body, began
-            )
-            if response.status in REDIRECTS and template.follow:
-                return await self._follow(transport, template, hop, response, began, admission)
-            if response.status not in template.accept:
-                raise refuse(hop.method, response)
-        except CallError:
-            self._failures += 1
-            raise
-        return response
 
     async def _follow(
         self,
@@ -311,15 +313,6 @@ class Client:
         return TooManyRedirects(
             f"{hop.method} {shown}: more than {self._max_redirects} redirects", url=shown, host=hop.url.key
         )
-
-    async def _send_limited(self, template: Template, hop: Hop) -> Response:
-        """Take the client's own limits around a call that no flow is running."""
-        permits = Permits(self._gate, self._limits)
-        await permits.readmit(hop.url.text)
-        try:
-            return await self._send(template, hop, permits)
-        finally:
-            permits.leave()
 
     # ------------------------------------------------------------------------------------------------ life
 
