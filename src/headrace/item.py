@@ -246,7 +246,7 @@ class Delivery:
         self.until: float | None = None  # the end of its stage's `within=`
         self.origin = origin
         self.seq = seq  # the order in which its level was entered
-        self.sent = False  # whether a *once* call of it went out
+        self.sent = 0  # how many *once* calls of it, and of what it was made into, went out
         self.weight = 0  # bytes that its value holds, as far as the window counts them
         self.claims: Any = None  # on limits, while it queues for them or holds their permits
         self.more: Any = None  # its fan-out or its batch

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from headrace.engine.exits import FINAL_STATE, Exit, outcome_of
-from headrace.engine.lineage import Ending, row_order
+from headrace.engine.lineage import Ending, roots_of, row_order
 from headrace.engine.texts import chain_text, one_line
 from headrace.engine.window import WEIGHTLESS, weigh
 from headrace.errors import LedgerError, SinkError
@@ -55,7 +56,7 @@ class Committer(Exit):
         self._bytes = 0
         self._intents: list[Intent] = []
         self._intended: list[asyncio.Future[None]] = []
-        self._open_intents: set[int] = set()
+        self._open_intents: Counter[int] = Counter()  # by position: those that were recorded and not taken back
         self._cleared: list[int] = []
         self._void: list[tuple[int, int]] = []
         self._bookmarks: list[Bookmark] = []
@@ -95,9 +96,7 @@ class Committer(Exit):
         self._decide(root)
         if ending is not None and ending.kind == "returned":
             root.state = RETURNED
-            if root.position in self._open_intents:
-                self._open_intents.discard(root.position)
-                self._cleared.append(root.position)
+            self._forget_intents(root.position, self._open_intents.pop(root.position, 0))
             self._keep(root, ending)
             self.run.settled(root, ending)
             return
@@ -109,11 +108,27 @@ class Committer(Exit):
     async def intend(self, delivery: Delivery, stage: str) -> None:
         """Record that a *once* call is about to go out; return when that is durable."""
         recorded = self.run.loop.create_future()
-        self._intents.append(Intent(delivery.position, stage))
-        self._open_intents.add(delivery.position)
+        for root in roots_of(delivery):
+            self._intents.append(Intent(root.position, stage))
+            self._open_intents[root.position] += 1
         self._intended.append(recorded)
         self._nudge()
         await recorded
+
+    def forget_intent(self, delivery: Delivery) -> None:
+        """Take back the latest intent of what a delivery stands for: its call certainly did nothing."""
+        for root in roots_of(delivery):
+            if self._open_intents[root.position] > 0:
+                self._open_intents[root.position] -= 1
+                self._forget_intents(root.position, 1)
+
+    def _forget_intents(self, position: int, number: int) -> None:
+        if not number:
+            return
+        waiting = [intent for intent in self._intents if intent.position == position][-number:]
+        if waiting:  # not recorded yet: in one commit, the clearing would come before it
+            self._intents = [intent for intent in self._intents if intent not in waiting]
+        self._cleared += [position] * (number - len(waiting))
 
     def passed(self, void: tuple[int, int] | None, bookmark: Bookmark | None) -> None:
         """Note positions without items, and a place where reading may start again."""
@@ -254,7 +269,7 @@ class Committer(Exit):
             status=status if isinstance(status, int) else None,
             body=bytes(body[:BODY_LENGTH]) if isinstance(body, (bytes, bytearray)) else None,
             in_doubt=ending.in_doubt,
-            effect_sent=root.sent or ending.in_doubt,
+            effect_sent=root.sent > 0 or ending.in_doubt,
             elapsed=self.run.clock() - root.began if root.began else 0.0,
             at=time.time(),
             where=self.run.describe(root.position),
@@ -271,8 +286,8 @@ class Committer(Exit):
                 self._keep(root, ending)
             run.settled(root, ending)
         if self._open_intents:
-            self._open_intents.difference_update(root.position for root in done)
-            self._open_intents.difference_update(root.position for root, _, _ in ended)
+            for root in (*done, *(root for root, _, _ in ended)):
+                self._open_intents.pop(root.position, None)
 
     def _keep(self, root: Delivery, ending: Ending) -> None:
         if self._keep_others:

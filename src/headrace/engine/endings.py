@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from headrace.engine.lineage import Ending, Family, close_if_over, complete, root_of
+from headrace.engine.lineage import Ending, Family, close_if_over, complete, is_sent, root_of
 from headrace.engine.texts import one_line
 from headrace.engine.window import Level, weigh
 from headrace.errors import InDoubt
@@ -60,7 +60,7 @@ class Endings:
         """Return a delivery to the source; one whose *once* call went out is in doubt instead."""
         if delivery.state in FINAL or delivery.state in (SPREAD, DECIDED):
             return
-        if delivery.sent:
+        if is_sent(delivery):
             stopped = InDoubt("the run was cancelled when the call had gone out; its end is unknown")
             self._end(delivery, Ending("failed", "run", stopped, in_doubt=True))
         else:

@@ -20,8 +20,11 @@ __all__ = [
     "Family",
     "begin_family",
     "complete",
+    "count_sent",
     "is_doomed",
+    "is_sent",
     "root_of",
+    "roots_of",
     "row_order",
 ]
 
@@ -68,7 +71,7 @@ class Batch(Delivery):
         super().__init__(first.position, [member.item for member in members], seq, first)
         self.members = members
         self.value = [member.value for member in members]
-        self.sent = any(member.sent for member in members)
+        self.sent = sum(member.sent for member in members)
 
 
 class Family:
@@ -119,10 +122,17 @@ def complete(delivery: Delivery, ending: Ending | None, rows: list[Delivery], se
     assert parent is not None
     family: Family = parent.more
     family.rows += rows
-    if ending is not None and ending.kind != "skipped" and family.bad is None:
+    if ending is not None and ending.kind != "skipped" and _outweighs(ending, family.bad):
         family.bad = ending
     family.pending -= 1
     close_if_over(parent, settle)
+
+
+def _outweighs(ending: Ending, other: Ending | None) -> bool:
+    """Whether a family ends as `ending` says rather than as `other`: in doubt before failed, failed before returned."""
+    if other is None:
+        return True
+    return (ending.in_doubt, ending.kind == "failed") > (other.in_doubt, other.kind == "failed")
 
 
 def close_if_over(parent: Delivery, settle: Settle) -> None:
@@ -140,6 +150,28 @@ def root_of(delivery: Delivery) -> Delivery:
     while delivery.origin is not None:
         delivery = delivery.origin
     return delivery
+
+
+def roots_of(delivery: Delivery) -> list[Delivery]:
+    """Give the roots of all that a delivery stands for: its own, or of a batch those of its members."""
+    if type(delivery) is Batch:
+        return [root for member in delivery.members for root in roots_of(member)]
+    return [delivery] if delivery.origin is None else roots_of(delivery.origin)
+
+
+def is_sent(delivery: Delivery) -> bool:
+    """Whether a *once* call went out of this delivery, or of another one that settles with it."""
+    return any(root.sent for root in roots_of(delivery))
+
+
+def count_sent(delivery: Delivery, number: int) -> None:
+    """Count a *once* call that goes out, or (-1) one that certainly did nothing, for all that it was made of."""
+    delivery.sent += number
+    if type(delivery) is Batch:
+        for member in delivery.members:
+            count_sent(member, number)
+    elif delivery.origin is not None:
+        count_sent(delivery.origin, number)
 
 
 def root_age(delivery: Delivery) -> int:

@@ -30,7 +30,7 @@ from headrace.engine.endings import Endings
 from headrace.engine.exits import Exit
 from headrace.engine.fanout import collecting
 from headrace.engine.intake import Intake
-from headrace.engine.lineage import Ending
+from headrace.engine.lineage import Ending, count_sent, is_sent
 from headrace.engine.resources import open_resource
 from headrace.engine.stage import PATIENCE, Caller, Slot, carry
 from headrace.engine.texts import item_text, one_line
@@ -288,10 +288,8 @@ class Run:
         if self.state in ("cancelling", "flushing", "closed"):
             return
         self._note_stop(reason, signal)
-        already = self.is_stopping
         self._set_state("cancelling", reason)
-        if not already:
-            self._stop_taking()
+        self._stop_taking()
         for caller in self.callers:
             for slot in tuple(caller.slots):
                 caller.stop(slot)
@@ -347,6 +345,10 @@ class Run:
         self.signal = self.signal or signal
         self._resumable_stop = True
 
+    def carries_on(self, delivery: Delivery) -> bool:
+        """Whether a delivery may go on: while the run drains, only one of which a *once* call went out."""
+        return not self.is_stopping or (self.state == "draining" and is_sent(delivery))
+
     def _stop_taking(self) -> None:
         self.is_stopping = True
         self.intake.resume()
@@ -361,7 +363,7 @@ class Run:
                 for member in node.drain():
                     self.endings.give_back(member)
         for caller, delivery in self.delays.drain():
-            if delivery.sent:
+            if self.carries_on(delivery):
                 caller.retry_due(delivery)
             else:
                 caller.waiting -= 1
@@ -372,7 +374,7 @@ class Run:
     def _drain_caller(self, caller: Caller) -> None:
         carried = []
         for delivery in caller.dispatch.drain():
-            if delivery.sent and self.state == "draining":
+            if self.carries_on(delivery):
                 carried.append(delivery)
             else:
                 self.endings.give_back(delivery)
@@ -464,7 +466,7 @@ class Run:
             return False
         self._in_doubt.discard(delivery.position)
         died = InDoubt("an earlier run died when the call had gone out; its end is unknown")
-        delivery.sent = True
+        count_sent(delivery, 1)
         self.endings.fail(delivery, "run", died, in_doubt=True)
         return True
 
@@ -526,6 +528,11 @@ class Run:
         """Record a *once* call before it goes out; at once where there is no ledger."""
         if isinstance(self.exit, Committer):
             await self.exit.intend(delivery, stage)
+
+    def forget_intent(self, delivery: Delivery) -> None:
+        """Take back the record of a *once* call that certainly did nothing."""
+        if isinstance(self.exit, Committer):
+            self.exit.forget_intent(delivery)
 
     def _limited_slots(self) -> list[Slot]:
         return [slot for caller in self.callers for slot in caller.slots]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.aio.gate import Gate, wake_waiters
 from headrace.engine.dispatch import Dispatch, KeyedDispatch
-from headrace.engine.lineage import Child, Ending, begin_family, child_path, is_doomed, root_of
+from headrace.engine.lineage import Child, Ending, begin_family, child_path, count_sent, is_doomed, root_of
 from headrace.engine.reorder import Reorder
 from headrace.engine.texts import one_line
 from headrace.engine.window import WEIGHTLESS, Level
@@ -159,7 +159,7 @@ class Caller:
 
     def accept(self, delivery: Delivery) -> None:
         """Queue a delivery from the stage before, or from the source."""
-        if self.run.is_stopping and not delivery.sent:
+        if not self.run.carries_on(delivery):
             self.run.endings.give_back(delivery)
             return
         delivery.state = QUEUED
@@ -286,19 +286,27 @@ class Caller:
     async def _prepare(self, slot: Slot, delivery: Delivery, now: float) -> bool:
         """Do what only some stages need before a call; say whether the call is to be made at all."""
         if delivery.origin is not None and is_doomed(delivery):
-            self._call_over(slot)
-            slot.calls -= 1
-            delivery.tried -= 1
-            self._release(delivery)
-            self.run.endings.drop(delivery)
+            self._not_called(slot, delivery)
             return False
         within = self.spec.within
         if within is not None and delivery.until is None:
             delivery.until = now + within
         if self.spec.effect == "once":
             await self.run.intend(delivery, self.spec.name)
-            delivery.sent = True
+            if delivery.origin is not None and is_doomed(delivery):
+                self.run.forget_intent(delivery)
+                self._not_called(slot, delivery)
+                return False
+            count_sent(delivery, 1)
         return True
+
+    def _not_called(self, slot: Slot, delivery: Delivery) -> None:
+        """End a delivery whose root has ended badly already, without the call."""
+        self._call_over(slot)
+        slot.calls -= 1
+        delivery.tried -= 1
+        self._release(delivery)
+        self.run.endings.drop(delivery)
 
     # ------------------------------------------------------------------ how a call ends
 
@@ -346,7 +354,7 @@ class Caller:
                     family.bad = self._too_many(below)
                     break
                 await window.wait_room(root, below)
-                if family.bad is not None or (run.is_stopping and not parent.sent):
+                if family.bad is not None or not run.carries_on(parent):
                     break
                 child = Child(parent, index, value, below.sequence)
                 child.attempts = parent.attempts + parent.tried
@@ -375,7 +383,7 @@ class Caller:
         """Decide what becomes of a delivery whose call failed."""
         self.failures += 1
         run, spec = self.run, self.spec
-        sent = delivery.sent
+        sent = delivery.sent > 0
         decision = decide(
             spec.retry, error, delivery.tried, spec.effect, sent, run.rng, run.clock(), delivery.until
         )
@@ -386,9 +394,8 @@ class Caller:
             run.endings.fail(delivery, spec.name, error, in_doubt=True)
             return
         if spec.effect == "once" and sent:
-            delivery.sent = (
-                delivery.origin is not None and delivery.origin.sent
-            )  # it is certain that nothing happened
+            count_sent(delivery, -1)  # it is certain that nothing happened
+            run.forget_intent(delivery)
         if isinstance(error, Skip):
             run.endings.skip(delivery, error.reason)
         elif decision.kind == "again" and not run.is_stopping:
