@@ -109,7 +109,7 @@ class Flow(Generic[T]):
 
     def flat_map(
         self,
-        fn: Callable[..., Any],
+        fn: Callable[..., Iterable[R] | AsyncIterable[R] | Coroutine[Any, Any, Iterable[R]]],
         *,
         lane: LaneName | None = None,
         concurrency: int | None = None,
@@ -123,7 +123,7 @@ class Flow(Generic[T]):
         uses: Uses = None,
         name: str | None = None,
         fanout: int = DEFAULT_FANOUT,
-    ) -> Flow[Any]:
+    ) -> Flow[R]:
         """Call `fn` with each item; everything that it yields or returns goes on by itself, as a child of the item.
 
         The item is settled when all its children are; one failed child fails it. More than `fanout` children fail it

@@ -89,9 +89,55 @@ async def map(fn: Callable[..., Any], items: Any, **options: Any) -> Outcomes[An
         return mapping.outcomes(await mapping.job.wait())
 
 
+@overload
 def map_sync(
-    fn: Callable[..., Any], items: Iterable[Any] | AsyncIterable[Any] | Source, **options: Any
-) -> Outcomes[Any]:
+    fn: Callable[..., Coroutine[Any, Any, R]],
+    items: Items[T],
+    *,
+    concurrency: int | None = ...,
+    lane: LaneName | None = ...,
+    rate: str | float | None = ...,
+    limits: Sequence[Limit] = ...,
+    timeout: float | None = ...,
+    within: float | None = ...,
+    retry: Retry | None = ...,
+    effect: Effect | None = ...,
+    uses: Mapping[str, Callable[[], Any]] | None = ...,
+    out: str | os.PathLike[str] | Sink | None = ...,
+    job: str | None = ...,
+    window: int | None = ...,
+    on_failure: Literal["record", "stop"] = ...,
+    max_failures: str | int | float | None = ...,
+    fresh: bool = ...,
+    stop: StopEvent | None = ...,
+    progress: bool | Subscriber | None = ...,
+    grace: float = ...,
+) -> Outcomes[R]: ...
+@overload
+def map_sync(
+    fn: Callable[..., R],
+    items: Items[T],
+    *,
+    concurrency: int | None = ...,
+    lane: LaneName | None = ...,
+    rate: str | float | None = ...,
+    limits: Sequence[Limit] = ...,
+    timeout: float | None = ...,
+    within: float | None = ...,
+    retry: Retry | None = ...,
+    effect: Effect | None = ...,
+    uses: Mapping[str, Callable[[], Any]] | None = ...,
+    out: str | os.PathLike[str] | Sink | None = ...,
+    job: str | None = ...,
+    window: int | None = ...,
+    on_failure: Literal["record", "stop"] = ...,
+    max_failures: str | int | float | None = ...,
+    fresh: bool = ...,
+    stop: StopEvent | None = ...,
+    progress: bool | Subscriber | None = ...,
+    grace: float = ...,
+) -> Outcomes[R]: ...
+def map_sync(fn: Callable[..., Any], items: Any, **options: Any) -> Outcomes[Any]:
     """Do what `map` does, from a script: chooses the loop, and handles Ctrl-C and SIGTERM.
 
     The first signal drains, the second cancels, the third exits. Items that were not taken have no outcome, and
