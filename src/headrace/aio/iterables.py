@@ -24,7 +24,8 @@ TURN = 0.002
 
 
 class _SequenceReader:
-    def __init__(self, items: Sequence[Any], at: int) -> None:
+    def __init__(self, source: SequenceSource, items: Sequence[Any], at: int) -> None:
+        self._source = source
         self._items = items
         self._at = at
 
@@ -34,6 +35,7 @@ class _SequenceReader:
         if not len(payloads):
             return None
         self._at = end = start + len(payloads)
+        self._source.sample(end)
         return Chunk(start, end, payloads, None, Bookmark(start, None))
 
     async def close(self) -> None:
@@ -51,14 +53,18 @@ class SequenceSource:
 
     def open(self, bookmark: Bookmark | None = None) -> Reader:
         """Begin at the bookmark's position, or at the start."""
-        return _SequenceReader(self._items, bookmark.position if bookmark is not None else 0)
+        return _SequenceReader(self, self._items, bookmark.position if bookmark is not None else 0)
 
     def fingerprint(self, end: int) -> Mapping[str, Any]:
         """Give the number of covered items and hashes of those at 0 … 15 and at the powers of two (and halfway between)."""
         end = min(end, len(self._items))
+        self.sample(end)
+        return {"kind": "sequence", "end": end, "samples": [list(s) for s in self._samples if s[0] < end]}
+
+    def sample(self, end: int) -> None:
+        """Remember the hashes of items up to `end` as they are now, before a function writes into them."""
         while (at := _sample_position(len(self._samples))) < end:
             self._samples.append((at, _digest(self._items[at])))
-        return {"kind": "sequence", "end": end, "samples": [list(s) for s in self._samples if s[0] < end]}
 
     def verify(self, fingerprint: Mapping[str, Any]) -> str | None:
         """Compare the covered part."""
@@ -89,7 +95,10 @@ def _sample_position(number: int) -> int:
 
 
 def _digest(item: Any) -> str:
-    text = repr(item)
+    try:
+        text = repr(item)
+    except Exception:  # noqa: BLE001 - of a user's class; all that can be told of it is its type
+        text = type(item).__qualname__
     if " at 0x" in text:  # an address says nothing about the value, and changes from run to run
         text = type(item).__qualname__
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

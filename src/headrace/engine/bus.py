@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from headrace.engine.texts import item_text, one_line
 from headrace.events import Event
 from headrace.ports import Subscriber
 
@@ -52,4 +53,5 @@ class Bus:
                 subscriber(events)
             except Exception as error:  # noqa: BLE001 - whoever listens must not break the run
                 self._subscribers.remove(subscriber)
-                self.dropped.append(f"subscriber {subscriber!r} was dropped: {type(error).__name__}: {error}")
+                who, why = item_text(subscriber), f"{type(error).__name__}: {one_line(error)}"
+                self.dropped.append(f"subscriber {who} was dropped: {why}")

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.engine.exits import FINAL_STATE, Exit, outcome_of
 from headrace.engine.lineage import Ending, roots_of, row_order
-from headrace.engine.texts import chain_text, one_line
+from headrace.engine.texts import chain_text, one_line, peek
 from headrace.engine.window import WEIGHTLESS, weigh
-from headrace.errors import LedgerError, SinkError
+from headrace.errors import EngineError, HeadraceError, SinkError
 from headrace.item import DECIDED, DONE, RETURNED, RUNNING, Delivery, Outcome
 from headrace.ports import AnyRow, Bookmark, Commit, DeadLetter, Intent, Ledger
 
@@ -125,10 +125,11 @@ class Committer(Exit):
     def _forget_intents(self, position: int, number: int) -> None:
         if not number:
             return
-        waiting = [intent for intent in self._intents if intent.position == position][-number:]
-        if waiting:  # not recorded yet: in one commit, the clearing would come before it
-            self._intents = [intent for intent in self._intents if intent not in waiting]
-        self._cleared += [position] * (number - len(waiting))
+        for at in range(len(self._intents) - 1, -1, -1):
+            if number and self._intents[at].position == position:
+                del self._intents[at]  # not recorded yet: in one commit, the clearing would come before it
+                number -= 1
+        self._cleared += [position] * number
 
     def passed(self, void: tuple[int, int] | None, bookmark: Bookmark | None) -> None:
         """Note positions without items, and a place where reading may start again."""
@@ -216,8 +217,13 @@ class Committer(Exit):
                 except SinkError as error:
                     if not self._fail_poisoned(done, ended, error):
                         raise
-        except (LedgerError, SinkError) as error:
+        except HeadraceError as error:
             self._lost(done, ended, error)
+            return
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing was recorded, and nobody may hang
+            raised = EngineError(f"a commit failed: {type(error).__name__}: {one_line(error)}. Please report it.")
+            raised.__cause__ = error
+            self._lost(done, ended, raised)
             return
         self.commits += 1
         for recorded in intended:
@@ -256,8 +262,7 @@ class Committer(Exit):
     def _dead_letter(self, root: Delivery, ending: Ending) -> DeadLetter:
         error = ending.error
         assert error is not None
-        body = getattr(error, "body", None)
-        status = getattr(error, "status", None)
+        body, status = peek(error, "body"), peek(error, "status")
         return DeadLetter(
             position=root.position,
             item=self.run.item_text(root.item)[:ITEM_LENGTH],
@@ -284,6 +289,9 @@ class Committer(Exit):
             root.state = DONE if ending is None else FINAL_STATE[ending.kind]
             if ending is not None:
                 self._keep(root, ending)
+                if ending.error is not None and not self._keep_others:
+                    # It is recorded. One object that is raised for each item would grow by each of them.
+                    BaseException.with_traceback(ending.error, None)
             run.settled(root, ending)
         if self._open_intents:
             for root in (*done, *(root for root, _, _ in ended)):
@@ -300,3 +308,4 @@ class Committer(Exit):
             root.state = RETURNED
             self.run.settled(root, Ending("returned"))
         self.run.trouble(error)
+        self.run.request_cancel(one_line(error))  # of a source too: what cannot be recorded need not be called

@@ -155,6 +155,7 @@ class StreamExit(Exit):
         self.ready: deque[Delivery | tuple[Delivery, Ending | None, Outcome[Any] | None, bool]] = deque()
         self._consumer: asyncio.Future[None] | None = None
         self._closed = False
+        self._is_left = False
 
     def entry(self) -> Callable[[Delivery], None]:
         """Offer it: what the last stage hands its deliveries to."""
@@ -169,6 +170,8 @@ class StreamExit(Exit):
             offer(delivery)
             if self._consumer is not None:
                 self._wake()
+            elif self._is_left:
+                self.give_back_unconsumed()
 
         return done
 
@@ -197,6 +200,8 @@ class StreamExit(Exit):
         # A root that gave no row has nothing to consume; its place is given back when the consumer gets there.
         self.ready.append((root, ending, outcomes[-1] if outcomes else None, True))
         self._wake()
+        if self._is_left:
+            self.give_back_unconsumed()
 
     def _wake(self) -> None:
         if self._consumer is not None and not self._consumer.done():
@@ -237,8 +242,13 @@ class StreamExit(Exit):
                 self._consumer = None
         return True
 
+    def leave(self) -> None:
+        """Note that nobody consumes any more: what is there, and what calls that would not end still bring, is returned."""
+        self._is_left = True
+        self.give_back_unconsumed()
+
     def give_back_unconsumed(self) -> None:
-        """Return what was not consumed: the consumer has left."""
+        """Return what was not consumed: the consumer has left, or the run was cancelled."""
         while self.ready:
             entry = self.ready.popleft()
             root, last = (entry[0], entry[3]) if isinstance(entry, tuple) else (entry, True)

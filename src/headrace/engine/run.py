@@ -193,11 +193,13 @@ class Run:
         self, resources: contextlib.AsyncExitStack, key: str, factory: Callable[[], Any]
     ) -> Any:
         try:
-            return await open_resource(resources, factory)
+            return await open_resource(resources, factory, self.accounts.warnings.append)
         except HeadraceError:
             raise
         except Exception as error:
-            raise LaneError(f"uses={key!r} could not be opened: {type(error).__name__}: {error}") from error
+            raise LaneError(
+                f"uses={key!r} could not be opened: {type(error).__name__}: {one_line(error)}"
+            ) from error
 
     def _start(self) -> None:
         self.began = self.clock()
@@ -350,10 +352,10 @@ class Run:
         return not self.is_stopping or (self.state == "draining" and is_sent(delivery))
 
     def _stop_taking(self) -> None:
-        self.is_stopping = True
+        first, self.is_stopping = not self.is_stopping, True
         self.intake.resume()
         self.intake.stop()
-        if self.state != "opening" and hasattr(self, "_intake_task"):
+        if first and self.state != "opening" and hasattr(self, "_intake_task"):
             self._intake_task.cancel()
         self.window.close()
         for node in self.nodes:

@@ -6,7 +6,7 @@ import re
 import traceback
 from typing import Any
 
-__all__ = ["chain_text", "item_text", "one_line"]
+__all__ = ["chain_text", "item_text", "one_line", "peek"]
 
 
 def one_line(error: BaseException) -> str:
@@ -18,6 +18,8 @@ def one_line(error: BaseException) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
+#: The frames that are told of each exception of a chain: the last ones.
+MOST_FRAMES = 64
 #: The user and password of a URL, wherever it stands in a text.
 _USERINFO = re.compile(r"://[^/?#\s]*@")
 
@@ -32,4 +34,15 @@ def item_text(item: Any) -> str:
 
 def chain_text(error: BaseException, limit: int = 8192) -> str:
     """Give the chain of exceptions as text, the last `limit` characters of it."""
-    return "".join(traceback.format_exception(error))[-limit:]
+    try:
+        return "".join(traceback.format_exception(error, limit=-MOST_FRAMES))[-limit:]
+    except Exception as unreadable:  # noqa: BLE001 - as for one line
+        return f"{type(error).__name__} (its text cannot be made: {type(unreadable).__name__})"
+
+
+def peek(error: BaseException, name: str) -> Any:
+    """Give an attribute that a user's error may have; None too where it raises."""
+    try:
+        return getattr(error, name, None)
+    except Exception:  # noqa: BLE001 - as for one line
+        return None

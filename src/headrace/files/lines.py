@@ -63,12 +63,14 @@ class Lines:
         self._torn_at: int | None = None  # the byte where a last line without an end ended
         self._pieces: dict[int, str] = {}
         self._described: tuple[int, Mapping[str, Any]] | None = None
+        self._opened: tuple[int, int] | None = None  # device and inode of the file that readers read
 
     def open(self, bookmark: Bookmark | None = None) -> LinesReader:
         """Begin a pass. SourceError for a file that is missing, a directory, not readable or not text."""
         descriptor = _open(self.path)
         try:
             _refuse_binary(self.path, os.pread(descriptor, _FIRST_LOOK, 0), self._encoding)
+            self._opened = _identity(descriptor)
             position, offset = (0, 0) if bookmark is None else (bookmark.position, int(bookmark.token))
             os.lseek(descriptor, offset, os.SEEK_SET)
         except OSError as error:
@@ -90,6 +92,11 @@ class Lines:
             return self._described[1]
         descriptor = _open(self.path)
         try:
+            if self._opened is not None and _identity(descriptor) != self._opened:
+                raise SourceError(
+                    f"{self.path} was replaced by another file while it was read; run again, and it is compared with what "
+                    "was read of the old one"
+                )
             sample = sample_prefix(descriptor, size, self._pieces)
         except OSError as error:
             raise _unreadable(self.path, error) from error
@@ -317,6 +324,11 @@ def _open(path: str) -> int:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
 
 
 def _unreadable(path: str, error: OSError) -> SourceError:

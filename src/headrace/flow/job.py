@@ -301,6 +301,8 @@ class OutcomeStream(Generic[T]):
     ) -> None:
         if not self._ended:
             self._job.cancel("the stream was left")
+            if self._exit is not None:
+                self._exit.leave()
         await self._job.__aexit__(kind, error, trace)
 
     def __aiter__(self) -> AsyncIterator[Outcome[T]]:

@@ -239,6 +239,13 @@ def _open_all(stack: contextlib.ExitStack, factories: Mapping[str, Callable[[], 
     return opened
 
 
+def _said(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - an error that cannot be said is an error all the same
+        return type(error).__name__
+
+
 def _presentable(error: BaseException) -> Exception:
     """Make what a function raised into something that a future can carry and an item can keep."""
     if isinstance(error, StopIteration):
@@ -246,6 +253,6 @@ def _presentable(error: BaseException) -> Exception:
     elif isinstance(error, Exception):
         return error
     else:
-        wrapped = CallError(f"the function ended with {type(error).__name__}: {error}")
+        wrapped = CallError(f"the function ended with {_said(error)}")
     wrapped.__cause__ = error
     return wrapped

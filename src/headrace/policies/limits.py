@@ -242,12 +242,12 @@ class Limit:
         except HeadraceError:
             raise  # an adapter's key function says better than we could what is wrong with the value
         except Exception as error:
-            raise LimitRefused(f"limit {self.name!r}: by= raised {error!r} for {short(value)}") from error
+            raise LimitRefused(f"limit {self.name!r}: by= raised {short(error)} for {short(value)}") from error
         try:
             state = self._states.get(key)
         except Exception as error:
             raise LimitRefused(
-                f"limit {self.name!r}: the key {short(key)} cannot be hashed ({error}); let by= return a str"
+                f"limit {self.name!r}: the key {short(key)} cannot be hashed ({short(error)}); let by= return a str"
             ) from error
         return self._new_state(key) if state is None else state
 
@@ -308,7 +308,7 @@ class Limit:
         except HeadraceError:
             raise
         except Exception as error:
-            raise LimitRefused(f"limit {self.name!r}: cost= raised {error!r} for {short(value)}") from error
+            raise LimitRefused(f"limit {self.name!r}: cost= raised {short(error)} for {short(value)}") from error
         if not cost <= self.burst:
             raise LimitRefused(
                 f"limit {self.name!r}: a cost of {cost:g} can never fit into burst={self.burst:g}; "
@@ -323,7 +323,7 @@ class Limit:
             actual = as_cost(self.actual(value))
         except Exception as error:  # noqa: BLE001  a user's function; the call's result stays good
             self._unsettled += 1
-            self._trouble = f"actual= raised {error!r} for {short(value)}"
+            self._trouble = f"actual= raised {short(error)} for {short(value)}"
             return
         state.gcra.refund(cost, actual)
 

@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -70,6 +71,7 @@ class SqliteLedger:
         self._lock = PlaceLock(path)
         self._broken: str | None = None
         self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None  # device and inode of the database
 
     # ------------------------------------------------------------------------------------------------ the port
 
@@ -111,6 +113,7 @@ class SqliteLedger:
     def _find(self, request: JobRequest) -> _Found:
         self._lock.take()
         connection = self._connection = connect_writer(self._path)
+        self._file = self._file_there()
         try:
             job = jobs.find_job(connection, request.name)
             if job is None:
@@ -336,7 +339,18 @@ class SqliteLedger:
             raise LedgerError(f"{self._path} takes nothing more in this run, after: {self._broken}")
         if self._connection is None:
             raise LedgerError(f"{self._path} is not open: open() has not succeeded, or close() was called")
+        if self._file_there() != self._file:
+            # SQLite would go on writing into a file that nobody can find any more.
+            self._broken = f"{self._path} was removed or replaced while the run wrote to it"
+            raise LedgerError(f"{self._broken}; put it back, or run again to start anew")
         return self._connection
+
+    def _file_there(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _in_transaction(self, doing: str, work: Callable[[], T], *, implicit: bool = False) -> T:
         """Do `work` in a transaction of its own. With `implicit`, its first INSERT or DELETE begins it.
