@@ -9,8 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from headrace.demo.origin import Origin
 from pages import ROOT
+
+pytestmark = pytest.mark.slow  # each starts Python anew
 
 EXAMPLES = ROOT / "examples"
 

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from headrace.demo.origin import Origin
 from pages import PAGES, ROOT, PageRun, blocks, problems
 
-WITH_SNIPPETS = [
-    page for page in PAGES if any(block.language in ("python", "console") for block in blocks(page))
-]
-
 
 def name(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("page", WITH_SNIPPETS, ids=name)
+def page_parameters() -> list[Any]:
+    """Give the pages that have something to run; those that start processes are slow."""
+    found = []
+    for page in PAGES:
+        languages = {block.language for block in blocks(page)}
+        if languages & {"python", "console"}:
+            marks = [pytest.mark.slow] if "console" in languages else []
+            found.append(pytest.param(page, marks=marks, id=name(page)))
+    return found
+
+
+@pytest.mark.parametrize("page", page_parameters())
 def test_page_runs(page: Path, origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What a page shows works in the order in which it stands there, with the exit codes and the output shown."""
     monkeypatch.chdir(tmp_path)
@@ -33,8 +42,6 @@ def test_page_hides_nothing(page: Path):
 
 def test_links_lead_somewhere():
     """Every relative link of a page is to a file that is there."""
-    import re
-
     broken = []
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
