@@ -317,8 +317,11 @@ class Outcomes(Generic[T]):
 
 def _noted(failure: Failed[Any]) -> Exception:
     note = f"item {failure.position}: {_short(failure.item)}, after {failure.attempts} attempts"
-    if note not in getattr(failure.error, "__notes__", ()):
-        failure.error.add_note(note)
+    try:
+        if note not in getattr(failure.error, "__notes__", ()):
+            failure.error.add_note(note)
+    except Exception:  # noqa: BLE001 - an error of the user's that takes no note is raised without
+        pass
     return failure.error
 
 

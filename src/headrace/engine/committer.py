@@ -289,9 +289,6 @@ class Committer(Exit):
             root.state = DONE if ending is None else FINAL_STATE[ending.kind]
             if ending is not None:
                 self._keep(root, ending)
-                if ending.error is not None and not self._keep_others:
-                    # It is recorded. One object that is raised for each item would grow by each of them.
-                    BaseException.with_traceback(ending.error, None)
             run.settled(root, ending)
         if self._open_intents:
             for root in (*done, *(root for root, _, _ in ended)):

@@ -15,13 +15,14 @@ import asyncio
 import hashlib
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from headrace.aio.gate import Gate, wake_waiters
 from headrace.engine.dispatch import Dispatch, KeyedDispatch
 from headrace.engine.lineage import Child, Ending, begin_family, child_path, count_sent, is_doomed, root_of
 from headrace.engine.reorder import Reorder
-from headrace.engine.texts import one_line
+from headrace.engine.texts import one_line, peek
 from headrace.engine.window import WEIGHTLESS, Level
 from headrace.errors import CallError, HeadraceError, Skip, TimedOut
 from headrace.item import QUEUED, RUNNING, WAITING, Delivery
@@ -382,6 +383,7 @@ class Caller:
     def _failed(self, slot: Slot, delivery: Delivery, error: Exception) -> None:
         """Decide what becomes of a delivery whose call failed."""
         self.failures += 1
+        _forget_earlier(error)
         run, spec = self.run, self.spec
         sent = delivery.sent > 0
         decision = decide(
@@ -580,6 +582,15 @@ class Caller:
             slot.deadline = loop.time() + left
             if slot.deadline < self.run.sweep.at:
                 self.run.sweep.arm(slot.deadline)
+
+
+def _forget_earlier(error: Exception) -> None:
+    """Cut from an error's traceback what earlier raises of it left: one object raised for each item grows by each."""
+    trace = peek(error, "__traceback__")
+    while isinstance(trace, TracebackType) and (following := trace.tb_next) is not None:
+        if following.tb_frame.f_code is Caller._work.__code__:
+            trace.tb_next = None
+        trace = trace.tb_next
 
 
 class _Held:
