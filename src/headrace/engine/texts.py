@@ -6,13 +6,16 @@ import re
 import traceback
 from typing import Any
 
+#: The characters of an error's text that are looked at: more would hold the loop up.
+MOST_TEXT = 4096
+
 __all__ = ["chain_text", "item_text", "one_line", "peek"]
 
 
 def one_line(error: BaseException) -> str:
     """Say an error in one line, without control characters that a terminal would obey."""
     try:
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = " ".join(str(error)[:MOST_TEXT].split()) or type(error).__name__
     except Exception as unreadable:  # noqa: BLE001 - what went wrong matters more than that it cannot be said
         text = f"(its text cannot be made: {type(unreadable).__name__})"
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

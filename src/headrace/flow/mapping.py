@@ -86,7 +86,7 @@ async def map(fn: Callable[..., Any], items: Any, **options: Any) -> Outcomes[An
     """
     mapping = _Mapping(fn, items, **options)
     async with mapping.job:
-        return mapping.outcomes(await mapping.job.wait())
+        return await mapping.outcomes(await mapping.job.wait())
 
 
 @overload
@@ -148,7 +148,7 @@ def map_sync(fn: Callable[..., Any], items: Any, **options: Any) -> Outcomes[Any
     async def main() -> Outcomes[Any]:
         with signals_to(mapping.job):
             async with mapping.job:
-                return mapping.outcomes(await mapping.job.wait())
+                return await mapping.outcomes(await mapping.job.wait())
 
     return run_sync(main)
 
@@ -192,23 +192,36 @@ class _Mapping:
         self._exit = CollectExit(run)
         return self._exit
 
-    def outcomes(self, report: Report) -> Outcomes[Any]:
+    async def outcomes(self, report: Report) -> Outcomes[Any]:
         """Give the outcomes of the finished job."""
         if self._sink is None:
             assert self._exit is not None
             return Outcomes(self._exit.columns, self._exit.others, report)
-        items = self._items
+        items = await self._items_by_position()
         found: dict[int, Outcome[Any]] = {}
         for letter in self.job.dead_letters:
             error = CallError(f"{letter.error}: {letter.cause}")
-            item = items[letter.position] if letter.position < len(items) else None
             found[letter.position] = Failed(
-                item, error, letter.position, letter.attempts, letter.elapsed, letter.stage
+                items[letter.position], error, letter.position, letter.attempts, letter.elapsed, letter.stage
             )
         found.update((outcome.position, outcome) for outcome in self.job.others)
         for position, value in self.job.kept_values.items():
             found[position] = Done(items[position], value, position)
         return Outcomes(DoneColumns(), (), report, found)
+
+
+    async def _items_by_position(self) -> Mapping[int, Any] | Sequence[Any]:
+        """Give the items; those of a source of headrace's are read once more."""
+        if not isinstance(self._items, Source):
+            return self._items  # type: ignore[no-any-return]
+        found: dict[int, Any] = {}
+        reader = self._items.open()
+        try:
+            while (chunk := await reader.read(1024)) is not None:
+                found.update(zip(chunk.positions or range(chunk.start, chunk.end), chunk.payloads, strict=True))
+        finally:
+            await reader.close()
+        return found
 
 
 def _keeping_sink(out: str | os.PathLike[str] | Sink) -> Sink:
