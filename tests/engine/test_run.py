@@ -395,7 +395,7 @@ def test_a_resource_that_cannot_be_opened_moves_nothing() -> None:
     def broken() -> None:
         raise OSError("no route")
 
-    with pytest.raises(hr.LaneError, match="api.*no route"):
+    with pytest.raises(hr.LaneError, match=r"api.*no route"):
         run(lambda: hr.map(same, range(5), uses={"api": broken}))
 
 
