@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 
 def everything(tmp_path, *ended):
     """All bytes that a run left anywhere."""

@@ -35,7 +35,7 @@ class Accounts:
         self.run = run
         self.taken = self.done = self.failed = self.skipped = self.returned = 0
         self.warnings: list[str] = list(run.job_state.warnings) if run.job_state is not None else []
-        self._causes: dict[tuple[str, str], FailureCause] = {}
+        self._causes: dict[tuple[str, str, object], FailureCause] = {}
         most = run.options.max_failures
         self._cap = FailureCap(most) if most is not None else None
 
@@ -55,7 +55,7 @@ class Accounts:
         self.failed += 1
         error = ending.error
         assert error is not None
-        key = (ending.stage, type(error).__name__)
+        key = (ending.stage, type(error).__name__, getattr(error, "status", None))
         cause = self._causes.get(key)
         if cause is not None:
             cause.count += 1
