@@ -15,7 +15,7 @@ from typing import NamedTuple
 from headrace.errors import PlanError
 from headrace.http.secrets import Secret, expand, is_secret_name, references
 
-__all__ = ["HeaderValue", "Headers", "Outgoing", "compile_headers", "split_head"]
+__all__ = ["HeaderValue", "Headers", "Outgoing", "check_header", "compile_headers", "split_head"]
 
 HeaderValue = str | Secret
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

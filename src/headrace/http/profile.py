@@ -24,7 +24,14 @@ from headrace.errors import PlanError
 from headrace.http.secrets import Secret
 from headrace.http.url import parse
 
-__all__ = ["Profile", "Timeouts", "certificate_store", "default_user_agent", "idle_connections"]
+__all__ = [
+    "Profile",
+    "Timeouts",
+    "certificate_store",
+    "default_user_agent",
+    "idle_connections",
+    "milliseconds",
+]
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "QUERY"})
 # A kept-alive connection may die under a request. A safe one is repeated; for the others only a connection
