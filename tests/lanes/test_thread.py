@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 import headrace as hr
 
@@ -142,6 +147,30 @@ def test_resources_are_opened_once_a_thread_or_shared(run: Callable[..., Any]) -
     assert opened.count("ours") == 1
     assert 1 <= opened.count("own") <= 4
     assert sorted(opened) == sorted(closed)
+
+
+def test_a_database_connection_is_committed_and_closed(run: Callable[..., Any], tmp_path: Path) -> None:
+    """A sqlite3.Connection, whose `with` is a transaction only, is committed and closed: in a thread and shared."""
+    place = tmp_path / "own.db"
+    with contextlib.closing(sqlite3.connect(place)) as database:
+        database.execute("CREATE TABLE numbers (number)")
+    opened: list[sqlite3.Connection] = []
+
+    def connect() -> sqlite3.Connection:
+        opened.append(sqlite3.connect(place, check_same_thread=False))
+        return opened[-1]
+
+    def store(number: int, database: sqlite3.Connection) -> None:
+        database.execute("INSERT INTO numbers VALUES (?)", (number,))
+
+    for factory in (connect, hr.shared(connect)):
+        got = run(lambda: hr.map(store, range(5), concurrency=1, uses={"database": factory}))  # noqa: B023
+        assert got.report.done == 5
+    for database in opened:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            database.execute("SELECT 1")
+    with contextlib.closing(sqlite3.connect(place)) as database:
+        assert database.execute("SELECT count(*) FROM numbers").fetchone() == (10,)
 
 
 def test_the_interpreter_exits_in_spite_of_a_hanging_call() -> None:

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from headrace.aio.resources import stays_open
 from headrace.engine.texts import one_line
 
 __all__ = ["open_resource"]
@@ -31,6 +32,8 @@ async def open_resource(
         stack.push_async_exit(_closing(resource, resource.__aexit__, warn))
         return opened
     if hasattr(resource, "__enter__"):
+        if stays_open(resource):
+            stack.push_async_exit(_closing(resource, lambda *_: resource.close(), warn))
         opened = resource.__enter__()
         stack.push_async_exit(_closing(resource, resource.__exit__, warn))
         return opened

@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from headrace.aio.resources import stays_open
 from headrace.errors import CallError, LaneError
 from headrace.ports import current_call
 
@@ -230,10 +231,11 @@ def _open_all(stack: contextlib.ExitStack, factories: Mapping[str, Callable[[], 
     with contextlib.ExitStack() as attempt:
         for key, factory in factories.items():
             resource = factory()
-            if hasattr(resource, "__enter__"):
-                resource = attempt.enter_context(resource)
-            elif hasattr(resource, "close"):
+            entered = hasattr(resource, "__enter__")
+            if hasattr(resource, "close") and (not entered or stays_open(resource)):
                 attempt.callback(resource.close)
+            if entered:
+                resource = attempt.enter_context(resource)
             opened[key] = resource
         stack.push(attempt.pop_all())
     return opened
