@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.engine.committer import Committer
 from headrace.engine.lineage import Ending
 from headrace.engine.stage import Caller
-from headrace.engine.texts import one_line
+from headrace.engine.texts import one_line, peek
 from headrace.errors import EngineError
 from headrace.events import AttemptFailed, ItemSettled, StageStatistics, Statistics
 from headrace.item import Delivery
@@ -55,7 +55,8 @@ class Accounts:
         self.failed += 1
         error = ending.error
         assert error is not None
-        key = (ending.stage, type(error).__name__, getattr(error, "status", None))
+        status = peek(error, "status")
+        key = (ending.stage, type(error).__name__, status if type(status) is int else None)
         cause = self._causes.get(key)
         if cause is not None:
             cause.count += 1
