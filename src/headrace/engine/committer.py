@@ -56,7 +56,9 @@ class Committer(Exit):
         self._bytes = 0
         self._intents: list[Intent] = []
         self._intended: list[asyncio.Future[None]] = []
-        self._open_intents: Counter[int] = Counter()  # by position: those that were recorded and not taken back
+        self._open_intents: Counter[int] = (
+            Counter()
+        )  # by position: those that were recorded and not taken back
         self._cleared: list[int] = []
         self._void: list[tuple[int, int]] = []
         self._bookmarks: list[Bookmark] = []
@@ -221,7 +223,9 @@ class Committer(Exit):
             self._lost(done, ended, error)
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, nothing was recorded, and nobody may hang
-            raised = EngineError(f"a commit failed: {type(error).__name__}: {one_line(error)}. Please report it.")
+            raised = EngineError(
+                f"a commit failed: {type(error).__name__}: {one_line(error)}. Please report it."
+            )
             raised.__cause__ = error
             self._lost(done, ended, raised)
             return
@@ -305,4 +309,6 @@ class Committer(Exit):
             root.state = RETURNED
             self.run.settled(root, Ending("returned"))
         self.run.trouble(error)
-        self.run.request_cancel(one_line(error))  # of a source too: what cannot be recorded need not be called
+        self.run.request_cancel(
+            one_line(error)
+        )  # of a source too: what cannot be recorded need not be called

@@ -22,13 +22,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from headrace.aio.due import DueHeap
-from headrace.aio.gate import wake_waiters
+from headrace.aio.gate import SHORTEST, wake_waiters
 from headrace.errors import HeadraceError
 from headrace.item import QUEUED, Delivery
 from headrace.policies import limits as admission
 from headrace.policies.limits import Claim, KeyState, Limit
 
-__all__ = ["Dispatch", "KeyedDispatch"]
+__all__ = ["Dispatch", "KeyQueue", "KeyedDispatch"]
 
 Refuse = Callable[[Delivery, HeadraceError], None]
 
@@ -262,7 +262,7 @@ class KeyedDispatch(Dispatch):
                 queue.pass_on()
                 return
             wait = 0.001
-        self._timed.push(now + wait, queue)
+        self._timed.push(now + max(wait, SHORTEST), queue)
         queue.pass_on()
 
     def _forget(self, queue: KeyQueue) -> None:

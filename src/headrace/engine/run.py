@@ -32,7 +32,8 @@ from headrace.engine.fanout import collecting
 from headrace.engine.intake import Intake
 from headrace.engine.lineage import Ending, count_sent, is_sent
 from headrace.engine.resources import open_resource
-from headrace.engine.stage import PATIENCE, Caller, Slot, carry
+from headrace.engine.slot import Slot
+from headrace.engine.stage import PATIENCE, Caller, carry
 from headrace.engine.texts import item_text, one_line
 from headrace.engine.window import WEIGHTLESS, Window
 from headrace.errors import EngineError, HeadraceError, InDoubt, LaneError, LedgerError, SinkError

@@ -12,7 +12,6 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
@@ -20,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.aio.gate import Gate, wake_waiters
 from headrace.engine.dispatch import Dispatch, KeyedDispatch
-from headrace.engine.lineage import Child, Ending, begin_family, child_path, count_sent, is_doomed, root_of
+from headrace.engine.lineage import Child, Ending, begin_family, count_sent, is_doomed, root_of
 from headrace.engine.reorder import Reorder
+from headrace.engine.slot import Held, Slot
 from headrace.engine.texts import one_line, peek
 from headrace.engine.window import WEIGHTLESS, Level
 from headrace.errors import CallError, HeadraceError, Skip, TimedOut
@@ -29,71 +29,17 @@ from headrace.item import QUEUED, RUNNING, WAITING, Delivery
 from headrace.plan import StageSpec
 from headrace.policies import limits as admission
 from headrace.policies.retry import decide
-from headrace.ports import Lane, Stuck, current_call
+from headrace.ports import Lane, current_call
 
 if TYPE_CHECKING:
     from headrace.engine.run import Run
 
-__all__ = ["Caller", "Slot"]
+__all__ = ["Caller"]
 
 #: How long a cancelled call may take to end before its worker is given up, in seconds.
 PATIENCE = 5.0
 #: How long workers may go on without letting the loop do anything else, in seconds.
 BREATH = 0.005
-
-
-class Slot:
-    """A worker's place, and the attempt in it. Adapters see it as `ports.Call`."""
-
-    __slots__ = ("began", "busy", "calls", "deadline", "delivery", "ending", "stage", "stuck", "task")
-
-    def __init__(self, stage: Caller) -> None:
-        self.stage = stage
-        self.task: asyncio.Task[None] | None = None
-        self.delivery: Delivery | None = None
-        self.began = 0.0
-        self.calls = 0
-        self.busy = 0.0
-        self.deadline: float | None = None
-        self.ending: str | None = None  # why the engine cancelled it: "timeout", "stop" or "given up"
-        self.stuck: Stuck | None = None
-
-    def _current(self) -> Delivery:
-        if self.delivery is None:
-            raise LookupError("no call is under way here any more")
-        return self.delivery
-
-    @property
-    def position(self) -> int:
-        """The position of the root item."""
-        return self._current().position
-
-    @property
-    def attempt(self) -> int:
-        """The number of this attempt, from 1."""
-        return self._current().tried
-
-    @property
-    def attempts(self) -> int:
-        """The calls made for this item so far, those of earlier stages included."""
-        return self._current().attempts + self._current().tried
-
-    @property
-    def idempotency_key(self) -> str:
-        """A key that is the same for every attempt of this call, in later runs too."""
-        run, delivery = self.stage.run, self._current()
-        parts = (
-            run.options.job,
-            self.stage.spec.name,
-            delivery.position,
-            child_path(delivery),
-            run.generation,
-        )
-        return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
-
-    async def readmit(self, value: Any) -> None:
-        """Give back the permits of keyed limits and take those of `value` instead."""
-        await self.stage.readmit(self, value)
 
 
 class Caller:
@@ -257,7 +203,9 @@ class Caller:
                     return
                 now = clock()
             except BaseException as error:
-                if asyncio.current_task(run.loop) is slot.task:  # else the loop is gone, and this coroutine with it
+                if (
+                    asyncio.current_task(run.loop) is slot.task
+                ):  # else the loop is gone, and this coroutine with it
                     self._panicked(slot, delivery, error)
                 raise
             else:
@@ -548,7 +496,7 @@ class Caller:
         if delivery is None:
             return
         claims, delivery.claims = delivery.claims, None
-        slot.stuck = _Held(claims)
+        slot.stuck = Held(claims)
         if error is None:
             self.run.endings.give_back(delivery)
         else:
@@ -559,7 +507,7 @@ class Caller:
     def _come_back(self, slot: Slot) -> None:
         """A given-up call ended after all: its permits go back, its result is dropped."""
         self.given_up -= 1
-        if isinstance(slot.stuck, _Held) and slot.stuck.claims:
+        if isinstance(slot.stuck, Held) and slot.stuck.claims:
             wake_waiters(admission.release(slot.stuck.claims))
 
     async def readmit(self, slot: Slot, value: Any) -> None:
@@ -591,16 +539,6 @@ def _forget_earlier(error: Exception) -> None:
         if following.tb_frame.f_code is Caller._work.__code__:
             trace.tb_next = None
         trace = trace.tb_next
-
-
-class _Held:
-    """The permits of a call that was given up."""
-
-    __slots__ = ("claims", "on_return")
-
-    def __init__(self, claims: Any) -> None:
-        self.claims = claims
-        self.on_return: Callable[[], None] | None = None
 
 
 def carry(delivery: Delivery, run: Run) -> None:

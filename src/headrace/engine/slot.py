@@ -1,0 +1,81 @@
+"""A worker's place and the attempt in it, as adapters see it through `ports.current_call`."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from headrace.engine.lineage import child_path
+from headrace.item import Delivery
+from headrace.ports import Stuck
+
+if TYPE_CHECKING:
+    from headrace.engine.stage import Caller
+
+__all__ = ["Held", "Slot"]
+
+
+class Slot:
+    """A worker's place, and the attempt in it. Adapters see it as `ports.Call`."""
+
+    __slots__ = ("began", "busy", "calls", "deadline", "delivery", "ending", "stage", "stuck", "task")
+
+    def __init__(self, stage: Caller) -> None:
+        self.stage = stage
+        self.task: asyncio.Task[None] | None = None
+        self.delivery: Delivery | None = None
+        self.began = 0.0
+        self.calls = 0
+        self.busy = 0.0
+        self.deadline: float | None = None
+        self.ending: str | None = None  # why the engine cancelled it: "timeout", "stop" or "given up"
+        self.stuck: Stuck | None = None
+
+    def _current(self) -> Delivery:
+        if self.delivery is None:
+            raise LookupError("no call is under way here any more")
+        return self.delivery
+
+    @property
+    def position(self) -> int:
+        """The position of the root item."""
+        return self._current().position
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt, from 1."""
+        return self._current().tried
+
+    @property
+    def attempts(self) -> int:
+        """The calls made for this item so far, those of earlier stages included."""
+        return self._current().attempts + self._current().tried
+
+    @property
+    def idempotency_key(self) -> str:
+        """A key that is the same for every attempt of this call, in later runs too."""
+        run, delivery = self.stage.run, self._current()
+        parts = (
+            run.options.job,
+            self.stage.spec.name,
+            delivery.position,
+            child_path(delivery),
+            run.generation,
+        )
+        return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
+
+    async def readmit(self, value: Any) -> None:
+        """Give back the permits of keyed limits and take those of `value` instead."""
+        await self.stage.readmit(self, value)
+
+
+class Held:
+    """The permits of a call that was given up."""
+
+    __slots__ = ("claims", "on_return")
+
+    def __init__(self, claims: Any) -> None:
+        self.claims = claims
+        self.on_return: Callable[[], None] | None = None
