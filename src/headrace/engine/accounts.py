@@ -63,9 +63,9 @@ class Accounts:
         elif len(self._causes) < MOST_CAUSES:
             self._causes[key] = FailureCause(ending.stage, type(error).__name__, one_line(error)[:200])
         if self.run.options.on_failure == "stop":
-            self.run.request_cancel(f"an item failed and on_failure is stop: {one_line(error)[:200]}")
+            self.run.shutdown.cancel(f"an item failed and on_failure is stop: {one_line(error)[:200]}")
         elif self._cap is not None and self._cap.exceeded(self.failed, self.settled, self.taken):
-            self.run.request_stop(f"more failed than max_failures={self.run.options.max_failures!r} allows")
+            self.run.shutdown.drain(f"more failed than max_failures={self.run.options.max_failures!r} allows")
 
     def tell_settled(self, root: Delivery, ending: Ending | None) -> None:
         """Tell those who listen of a settled item."""
@@ -176,10 +176,10 @@ class Accounts:
             job_done=state.done + self.done if state is not None else None,
             job_failed=state.failed + self.failed if state is not None else None,
             job_skipped=state.skipped + self.skipped if state is not None else None,
-            stopped=run.stopped,
+            stopped=run.shutdown.reason,
             untaken=run.leaves_work,
             within_max_failures=capped,
-            signal=run.signal,
+            signal=run.shutdown.signal,
             trouble=None if trouble is None else f"{type(trouble).__name__}: {one_line(trouble)}",
             fault=isinstance(trouble, EngineError),
             warnings=tuple(self.warnings),

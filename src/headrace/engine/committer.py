@@ -309,6 +309,6 @@ class Committer(Exit):
             root.state = RETURNED
             self.run.settled(root, Ending("returned"))
         self.run.trouble(error)
-        self.run.request_cancel(
+        self.run.shutdown.cancel(
             one_line(error)
         )  # of a source too: what cannot be recorded need not be called

@@ -30,8 +30,9 @@ from headrace.engine.endings import Endings
 from headrace.engine.exits import Exit
 from headrace.engine.fanout import collecting
 from headrace.engine.intake import Intake
-from headrace.engine.lineage import Ending, count_sent, is_sent
+from headrace.engine.lineage import Ending, count_sent
 from headrace.engine.resources import open_resource
+from headrace.engine.shutdown import Shutdown
 from headrace.engine.slot import Slot
 from headrace.engine.stage import PATIENCE, Caller, carry
 from headrace.engine.texts import item_text, one_line
@@ -92,12 +93,9 @@ class Run:
         # states
         self.notify_at = plan.window(options.window)  # see `look`
         self.state = "opening"
-        self.is_stopping = False
-        self.stopped: str | None = None
-        self.signal: int | None = None
         self._starts_paused = False
-        self._resumable_stop = False  # whether the stop leaves the run unfinished, as `take` does not
         self._over = asyncio.Event()
+        self._intake_task: asyncio.Task[None] | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self.total: int | None = None  # items in the source, where somebody wants to know
         self.trouble_raised: BaseException | None = None
@@ -107,6 +105,7 @@ class Run:
         self.nodes: list[Node] = []
         self.accounts = Accounts(self)
         self.endings = Endings(self)
+        self.shutdown = Shutdown(self)
         self.exit = make_exit(self)
         self._build()
         self.intake = Intake(
@@ -142,7 +141,7 @@ class Run:
     @property
     def leaves_work(self) -> bool:
         """Whether the run was stopped before the source ended, other than by `take` or `until`."""
-        return self._resumable_stop and not self.intake.exhausted
+        return self.shutdown.leaves_work and not self.intake.exhausted
 
     @property
     def callers(self) -> list[Caller]:
@@ -152,7 +151,7 @@ class Run:
     # ------------------------------------------------------------------ the life of a run
 
     async def execute(self) -> Report:
-        """Run to the end and give the report. Never cancelled from outside: see `request_stop`, `request_cancel`.
+        """Run to the end and give the report. Never cancelled from outside: see `shutdown`.
 
         Raises what kept it from opening: then nothing has moved.
         """
@@ -220,8 +219,8 @@ class Run:
                     getattr(self.plan.sink, "place", None),
                 )
             )
-        if not self.is_stopping:
-            self._set_state("running")
+        if not self.shutdown.is_stopping:
+            self.set_state("running")
         self._sample()
         if isinstance(self.exit, Committer):
             self._tasks.start(self.exit.work(), "headrace committer")
@@ -229,10 +228,10 @@ class Run:
         if self._starts_paused:
             self.pause()
         if self.options.within is not None:
-            self._later(self.options.within, self.request_stop, f"within={self.options.within:g} s is over")
+            self.later(self.options.within, self.shutdown.drain, f"within={self.options.within:g} s is over")
 
     async def _close(self) -> None:
-        self._set_state("flushing")
+        self.set_state("flushing")
         for timer in self._timers:
             timer.cancel()
         self.sweep.stop()
@@ -250,7 +249,7 @@ class Run:
         self.accounts.returned += self.roots.open
         await self._finish_ledger()
         if self.bus is not None:
-            self._set_state("closed")
+            self.set_state("closed")
             self.bus.emit(StatisticsSampled(time.time(), self.accounts.statistics()))
             self.bus.emit(RunFinished(time.time(), self.accounts.report().as_dict()))
             self.bus.flush()
@@ -272,55 +271,21 @@ class Run:
 
     # ------------------------------------------------------------------ stopping
 
-    def request_stop(self, reason: str, signal: int | None = None) -> None:
-        """Drain: let running calls finish, take no more. Asked again while draining, cancel."""
-        if self.state in ("draining", "cancelling", "flushing", "closed"):
-            if signal is not None:
-                self.signal = self.signal or signal
-            if self.state == "draining":
-                self.request_cancel(reason, signal)
-            return
-        self._note_stop(reason, signal)
-        self._set_state("draining", reason)
-        self._stop_taking()
-        self._later(self.options.grace, self.request_cancel, f"grace of {self.options.grace:g} s is over")
-        self._check_over()
-
-    def request_cancel(self, reason: str, signal: int | None = None) -> None:
-        """Cancel the running calls; what was decided is still committed."""
-        if self.state in ("cancelling", "flushing", "closed"):
-            return
-        self._note_stop(reason, signal)
-        self._set_state("cancelling", reason)
-        self._stop_taking()
-        for caller in self.callers:
-            for slot in tuple(caller.slots):
-                caller.stop(slot)
-        self._later(PATIENCE, self._give_up_stuck)
-        self.exit_unconsumed()
-        self._check_over()
-
-    def exit_unconsumed(self) -> None:
-        """Take back what a consumer has not consumed."""
-        give_back = getattr(self.exit, "give_back_unconsumed", None)
-        if give_back is not None:
-            give_back()
-
     def stop_source(self, reason: str) -> None:
         """Take no more items; what is open finishes, and the run ends as if the source had."""
         if not self.intake.ended:
-            self.stopped = self.stopped or reason
+            self.shutdown.reason = self.shutdown.reason or reason
             self.intake.stop()
-            self._intake_task.cancel()
+            self.stop_reading()
 
     def trouble(self, error: BaseException) -> None:
         """Note a trouble of the run itself, the first one, and stop: at once where nothing can be recorded any more."""
         if self.trouble_raised is None:
             self.trouble_raised = error
-        self._resumable_stop = True
         reason = one_line(error)
+        self.shutdown.note(reason)
         if isinstance(error, (LedgerError, SinkError, LaneError, EngineError)):
-            self.request_cancel(reason)
+            self.shutdown.cancel(reason)
         else:
             self.stop_source(reason)
 
@@ -329,7 +294,7 @@ class Run:
         if self.state == "opening":
             self._starts_paused = True
         if self.state == "running":
-            self._set_state("paused")
+            self.set_state("paused")
             self.intake.pause()
             for caller in self.callers:
                 caller.dispatch.close()
@@ -338,64 +303,22 @@ class Run:
         """Go on after `pause`."""
         self._starts_paused = False
         if self.state == "paused":
-            self._set_state("running")
+            self.set_state("running")
             self.intake.resume()
             for caller in self.callers:
                 caller.dispatch.open()
 
-    def _note_stop(self, reason: str, signal: int | None) -> None:
-        self.stopped = self.stopped or reason
-        self.signal = self.signal or signal
-        self._resumable_stop = True
-
-    def carries_on(self, delivery: Delivery) -> bool:
-        """Whether a delivery may go on: while the run drains, only one of which a *once* call went out."""
-        return not self.is_stopping or (self.state == "draining" and is_sent(delivery))
-
-    def _stop_taking(self) -> None:
-        first, self.is_stopping = not self.is_stopping, True
-        self.intake.resume()
-        self.intake.stop()
-        if first and self.state != "opening" and hasattr(self, "_intake_task"):
+    def stop_reading(self) -> None:
+        """Interrupt the reading of the source."""
+        if self._intake_task is not None:
             self._intake_task.cancel()
-        self.window.close()
-        for node in self.nodes:
-            if isinstance(node, Caller):
-                self._drain_caller(node)
-            elif isinstance(node, Gatherer):
-                for member in node.drain():
-                    self.endings.give_back(member)
-        for caller, delivery in self.delays.drain():
-            if self.carries_on(delivery):
-                caller.retry_due(delivery)
-            else:
-                caller.waiting -= 1
-                self.endings.give_back(delivery)
-        if isinstance(self.exit, Committer):
-            self.exit.hurry()
 
-    def _drain_caller(self, caller: Caller) -> None:
-        carried = []
-        for delivery in caller.dispatch.drain():
-            if self.carries_on(delivery):
-                carried.append(delivery)
-            else:
-                self.endings.give_back(delivery)
-        caller.dispatch.open()
-        for delivery in carried:
-            caller.dispatch.accept(delivery)
+    def end(self) -> None:
+        """Let the run go on to its closing."""
+        self._over.set()
 
-    def _give_up_stuck(self) -> None:
-        """Go on without the calls that do not end although they were cancelled."""
-        for caller in self.callers:
-            for slot in tuple(caller.slots):
-                if slot.task is not None and not slot.task.done() and slot.delivery is not None:
-                    caller.give_up(slot, None)
-        if isinstance(self.trouble_raised, EngineError):
-            self._over.set()  # a fault of ours may have lost track of items: better to end without them than to hang
-        self._check_over()
-
-    def _check_over(self) -> None:
+    def check_over(self) -> None:
+        """End the run if nothing is open and nothing more comes."""
         if self.intake.ended and self.roots.open == 0:
             self._over.set()
             finish = getattr(self.exit, "finish", None)
@@ -408,7 +331,7 @@ class Run:
         if isinstance(self.exit, Committer):
             self.exit.hurry()
         self.flush_batches()
-        self._check_over()
+        self.check_over()
 
     def window_full(self) -> None:
         """The intake waits for room: batches that wait for more than can come go on."""
@@ -442,7 +365,7 @@ class Run:
                 self.window.weigh(delivery, delivery.item)
         first = self.nodes[0] if self.nodes else None
         if isinstance(first, Caller):
-            if self.is_stopping:
+            if self.shutdown.is_stopping:
                 for delivery in deliveries:
                     self.endings.give_back(delivery)
             else:
@@ -505,7 +428,7 @@ class Run:
         if self.intake.wanted is not None:
             self.intake.room_freed()
         if not self.roots.open:
-            self._check_over()
+            self.check_over()
         elif self._flush_when_idle:
             self.flush_batches()
 
@@ -558,7 +481,8 @@ class Run:
         """Start a task that belongs to the run."""
         self._tasks.start(coroutine, name)
 
-    def _later(self, seconds: float, callback: Callable[..., None], *args: Any) -> None:
+    def later(self, seconds: float, callback: Callable[..., None], *args: Any) -> None:
+        """Call back in `seconds`, unless the run is over by then."""
         self._timers.append(self.loop.call_later(seconds, callback, *args))
 
     def _task_failed(self, error: BaseException) -> None:
@@ -575,7 +499,8 @@ class Run:
 
     # ------------------------------------------------------------------ what it tells
 
-    def _set_state(self, state: str, reason: str = "") -> None:
+    def set_state(self, state: str, reason: str = "") -> None:
+        """Go on to another state, and tell of it."""
         self.state = state
         if self.bus is not None:
             self.bus.emit(RunStateChanged(time.time(), state, reason))
@@ -583,7 +508,7 @@ class Run:
     def _sample(self) -> None:
         if self.bus is not None and self.state not in ("closed", "flushing"):
             self.bus.emit(StatisticsSampled(time.time(), self.accounts.statistics()))
-            self._later(SAMPLE_EVERY, self._sample)
+            self.later(SAMPLE_EVERY, self._sample)
             self._timers = [
                 timer for timer in self._timers if not timer.cancelled() and timer.when() > self.clock() - 1
             ]

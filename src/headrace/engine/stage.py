@@ -106,7 +106,7 @@ class Caller:
 
     def accept(self, delivery: Delivery) -> None:
         """Queue a delivery from the stage before, or from the source."""
-        if not self.run.carries_on(delivery):
+        if not self.run.shutdown.carries_on(delivery):
             self.run.endings.give_back(delivery)
             return
         delivery.state = QUEUED
@@ -303,7 +303,7 @@ class Caller:
                     family.bad = self._too_many(below)
                     break
                 await window.wait_room(root, below)
-                if family.bad is not None or not run.carries_on(parent):
+                if family.bad is not None or not run.shutdown.carries_on(parent):
                     break
                 child = Child(parent, index, value, below.sequence)
                 child.attempts = parent.attempts + parent.tried
@@ -348,7 +348,7 @@ class Caller:
             run.forget_intent(delivery)
         if isinstance(error, Skip):
             run.endings.skip(delivery, error.reason)
-        elif decision.kind == "again" and not run.is_stopping:
+        elif decision.kind == "again" and not run.shutdown.is_stopping:
             delivery.state = WAITING
             self.waiting += 1
             run.accounts.attempt_failed(delivery, spec.name, error, decision.after)

@@ -1,0 +1,130 @@
+"""How a run is stopped: drain, then cancel.
+
+    running ─► draining ─► cancelling ─► flushing ─► closed
+
+Rules:
+1. Draining lets running calls finish and takes no more; an item whose *once* call went out is carried to its settlement.
+2. Cancelling ends the running calls; what was decided is still committed.
+3. Each phase has an end: the grace, then the patience with calls that do not end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from headrace.engine.batch import Gatherer
+from headrace.engine.committer import Committer
+from headrace.engine.lineage import is_sent
+from headrace.engine.stage import PATIENCE, Caller
+from headrace.errors import EngineError
+from headrace.item import Delivery
+
+if TYPE_CHECKING:
+    from headrace.engine.run import Run
+
+__all__ = ["Shutdown"]
+
+
+class Shutdown:
+    """Stops a run, and remembers why."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.is_stopping = False
+        self.reason: str | None = None
+        self.signal: int | None = None
+        self.leaves_work = False  # is what is left work undone? Not where `take` stopped the source
+
+    def drain(self, reason: str, signal: int | None = None) -> None:
+        """Drain: let running calls finish, take no more. Asked again while draining, cancel."""
+        run = self.run
+        if run.state in ("draining", "cancelling", "flushing", "closed"):
+            if signal is not None:
+                self.signal = self.signal or signal
+            if run.state == "draining":
+                self.cancel(reason, signal)
+            return
+        self.note(reason, signal)
+        run.set_state("draining", reason)
+        self._stop_taking()
+        run.later(run.options.grace, self.cancel, f"grace of {run.options.grace:g} s is over")
+        run.check_over()
+
+    def cancel(self, reason: str, signal: int | None = None) -> None:
+        """Cancel the running calls; what was decided is still committed."""
+        run = self.run
+        if run.state in ("cancelling", "flushing", "closed"):
+            return
+        self.note(reason, signal)
+        run.set_state("cancelling", reason)
+        self._stop_taking()
+        for caller in run.callers:
+            for slot in tuple(caller.slots):
+                caller.stop(slot)
+        run.later(PATIENCE, self._give_up_stuck)
+        self._take_back_unconsumed()
+        run.check_over()
+
+    def _take_back_unconsumed(self) -> None:
+        """Take back what a consumer has not consumed."""
+        run = self.run
+        give_back = getattr(run.exit, "give_back_unconsumed", None)
+        if give_back is not None:
+            give_back()
+
+    def note(self, reason: str, signal: int | None = None) -> None:
+        """Note why the run stops, the first reason and the first signal."""
+        self.reason = self.reason or reason
+        self.signal = self.signal or signal
+        self.leaves_work = True
+
+    def carries_on(self, delivery: Delivery) -> bool:
+        """Whether a delivery may go on: while the run drains, only one of which a *once* call went out."""
+        run = self.run
+        return not self.is_stopping or (run.state == "draining" and is_sent(delivery))
+
+    def _stop_taking(self) -> None:
+        run = self.run
+        first, self.is_stopping = not self.is_stopping, True
+        run.intake.resume()
+        run.intake.stop()
+        if first:
+            run.stop_reading()
+        run.window.close()
+        for node in run.nodes:
+            if isinstance(node, Caller):
+                self._drain_caller(node)
+            elif isinstance(node, Gatherer):
+                for member in node.drain():
+                    run.endings.give_back(member)
+        for caller, delivery in run.delays.drain():
+            if self.carries_on(delivery):
+                caller.retry_due(delivery)
+            else:
+                caller.waiting -= 1
+                run.endings.give_back(delivery)
+        if isinstance(run.exit, Committer):
+            run.exit.hurry()
+
+    def _drain_caller(self, caller: Caller) -> None:
+        run = self.run
+        carried = []
+        for delivery in caller.dispatch.drain():
+            if self.carries_on(delivery):
+                carried.append(delivery)
+            else:
+                run.endings.give_back(delivery)
+        caller.dispatch.open()
+        for delivery in carried:
+            caller.dispatch.accept(delivery)
+
+    def _give_up_stuck(self) -> None:
+        """Go on without the calls that do not end although they were cancelled."""
+        run = self.run
+        for caller in run.callers:
+            for slot in tuple(caller.slots):
+                if slot.task is not None and not slot.task.done() and slot.delivery is not None:
+                    caller.give_up(slot, None)
+        if isinstance(run.trouble_raised, EngineError):
+            run.end()  # a fault of ours may have lost track of items: better to end without them than to hang
+        run.check_over()
