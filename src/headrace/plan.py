@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import hashlib
 import inspect
@@ -23,7 +24,7 @@ from headrace.policies.limits import Limit
 from headrace.policies.retry import Retry
 from headrace.ports import Configured, Effect, Replayable, Sink, Source, StageDefaults, Transactional
 
-__all__ = ["LaneName", "Plan", "RunOptions", "StageSpec", "function_name", "is_async", "make_stage"]
+__all__ = ["LaneName", "Plan", "RunOptions", "StageSpec", "function_name", "is_async", "known", "make_stage"]
 
 LaneName = Literal["loop", "thread", "process", "auto"]
 Kind = Literal["map", "flat_map", "filter", "batch", "take", "until"]
@@ -142,6 +143,17 @@ def make_stage(
         columns=tuple(given.columns),
         fanout=fanout,
     )
+
+
+def known(kind: str, options: Mapping[str, Any], also: Sequence[str] = ()) -> Mapping[str, Any]:
+    """Give the options of a stage back; raise PlanError for one that there is not, naming the likely one."""
+    there = [*list(inspect.signature(make_stage).parameters)[2:], *also]
+    unknown = [name for name in options if name not in there]
+    if unknown:
+        likely = difflib.get_close_matches(unknown[0], there, 1)
+        hint = f"did you mean {likely[0]}=?" if likely else f"there are {', '.join(there)}"
+        raise PlanError(f"{kind}() has no option {unknown[0]}=: {hint}")
+    return options
 
 
 def _check_callable(fn: Any, kind: str) -> None:

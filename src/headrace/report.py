@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar, overload
 from headrace.errors import EngineError, ItemsFailed
 from headrace.item import Delivery, Done, Failed, Outcome, Parked, Returned, Skipped
 
-__all__ = ["FailureCause", "Outcomes", "Report", "StageReport", "exit_code"]
+__all__ = ["DoneColumns", "FailureCause", "Outcomes", "Report", "StageReport", "exit_code"]
 
 T = TypeVar("T")
 
@@ -320,7 +320,7 @@ def _noted(failure: Failed[Any]) -> Exception:
     try:
         if note not in getattr(failure.error, "__notes__", ()):
             failure.error.add_note(note)
-    except Exception:  # noqa: BLE001 - an error of the user's that takes no note is raised without
+    except Exception:  # noqa: BLE001, S110 - an error of the user's that takes no note is raised without
         pass
     return failure.error
 

@@ -584,6 +584,8 @@ def test_events_tell_the_story() -> None:
         (lambda: run(lambda: hr.map([1], same)), "function comes first"),  # type: ignore[call-overload]
         (lambda: run(hr.Flow(iter([1])).map(same).into(_sink()).run), "cannot be read again"),
         (lambda: run(lambda: hr.Flow([1]).map(same).run(job="x")), "needs a place"),
+        (lambda: hr.Flow([1]).map(same, timout=3), "did you mean timeout=?"),  # type: ignore[call-overload]
+        (lambda: run(lambda: hr.map(same, [1], concurency=3)), "did you mean concurrency=?"),  # type: ignore[call-overload]
         (lambda: hr.Flow([1]).map(same, uses={"a": 5}), "factory"),  # type: ignore[call-overload]
         (lambda: run(hr.Flow(hr.Inbox()).map(same).into(_sink()).run), "Inbox cannot be read again"),
     ],

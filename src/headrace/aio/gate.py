@@ -15,7 +15,7 @@ from typing import Any
 from headrace.policies import limits as admission
 from headrace.policies.limits import Claim, KeyState, Limit
 
-__all__ = ["Gate", "wake_waiters"]
+__all__ = ["SHORTEST", "Gate", "wake_waiters"]
 
 
 def wake_waiters(states: Sequence[KeyState]) -> None:
@@ -25,6 +25,11 @@ def wake_waiters(states: Sequence[KeyState]) -> None:
         while state.waiters and free > 0:
             free -= 1
             state.waiters.popleft().permit_freed(state)
+
+
+#: The shortest wait for a rate, in seconds. Timers may fire that early, and a remainder of less would be waited for again
+#: and again at the same time.
+SHORTEST = 2e-6
 
 
 class _Waiter:
@@ -67,7 +72,7 @@ class Gate:
             while (wait := admission.admit(claims, now := loop.time())) != 0.0:
                 state = admission.blocked(claims, now) if math.isinf(wait) else None
                 if state is None:
-                    await asyncio.sleep(wait if math.isfinite(wait) else 0.001)
+                    await asyncio.sleep(max(wait, SHORTEST) if math.isfinite(wait) else 0.001)
                     continue
                 waiter = _Waiter(state)
                 state.waiters.append(waiter)

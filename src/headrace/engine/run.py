@@ -486,9 +486,10 @@ class Run:
         self._timers.append(self.loop.call_later(seconds, callback, *args))
 
     def _task_failed(self, error: BaseException) -> None:
-        if any(panic is error for panic in self.panics):
-            self.panics = [panic for panic in self.panics if panic is not error]
-            return  # its item has failed with it
+        for number, panic in enumerate(self.panics):
+            if panic is error:
+                del self.panics[number]  # once: the same object may be under way several times
+                return  # its item has failed with it
         if not isinstance(error, HeadraceError):
             raised = EngineError(
                 f"a fault in headrace: {type(error).__name__}: {one_line(error)}. Please report it."

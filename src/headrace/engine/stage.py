@@ -34,7 +34,7 @@ from headrace.ports import Lane, current_call
 if TYPE_CHECKING:
     from headrace.engine.run import Run
 
-__all__ = ["Caller"]
+__all__ = ["Caller", "carry"]
 
 #: How long a cancelled call may take to end before its worker is given up, in seconds.
 PATIENCE = 5.0

@@ -21,7 +21,7 @@ from headrace.errors import PlanError, SourceError
 from headrace.files.sample import sample_prefix, verify_prefix
 from headrace.ports import Bookmark, Chunk
 
-__all__ = ["Lines", "lines"]
+__all__ = ["Lines", "LinesReader", "lines"]
 
 _BLOCK = 256 << 10
 _LONGEST_LINE = 16 << 20

@@ -15,7 +15,16 @@ from headrace.aio.iterables import as_source
 from headrace.errors import PlanError
 from headrace.flow.job import Job, OutcomeStream, StopEvent, run_plan
 from headrace.flow.main import run_to_end
-from headrace.plan import DEFAULT_FANOUT, LaneName, Plan, RunOptions, StageSpec, function_name, make_stage
+from headrace.plan import (
+    DEFAULT_FANOUT,
+    LaneName,
+    Plan,
+    RunOptions,
+    StageSpec,
+    function_name,
+    known,
+    make_stage,
+)
 from headrace.policies.deadlines import parse_duration
 from headrace.policies.limits import Limit
 from headrace.policies.retry import Retry
@@ -105,7 +114,7 @@ class Flow(Generic[T]):
 
         A call that raises fails its item, and the run goes on.
         """
-        return self._with(make_stage("map", fn, **options))
+        return self._with(make_stage("map", fn, **known("map", options)))
 
     def flat_map(
         self,
@@ -141,7 +150,7 @@ class Flow(Generic[T]):
 
         A plain `fn` runs on the loop and must be quick; `lane="thread"` moves it. The other options are those of `map`.
         """
-        return self._with(make_stage("filter", fn, **options))
+        return self._with(make_stage("filter", fn, **known("filter", options)))
 
     def batch(self, size: int, *, linger: float | None = None) -> Flow[list[T]]:
         """Gather items into lists of `size`, or of fewer after `linger` seconds or when no more can come.
@@ -216,7 +225,7 @@ class Flow(Generic[T]):
         """
         options = self._options(
             job, window=window, within=within, on_failure=on_failure, max_failures=max_failures, fresh=fresh,
-            max_age=seconds(max_age), accept_changes=accept_changes, grace=grace,
+            max_age=_seconds(max_age), accept_changes=accept_changes, grace=grace,
             recorded=recorded or {},
         )  # fmt: skip
         return Job(self._plan, options, stop=stop, progress=progress)
@@ -250,7 +259,7 @@ class Flow(Generic[T]):
         """
         options = self._options(
             job, window=window, within=within, on_failure=on_failure, max_failures=max_failures, fresh=fresh,
-            max_age=seconds(max_age), accept_changes=accept_changes, grace=grace,
+            max_age=_seconds(max_age), accept_changes=accept_changes, grace=grace,
         )  # fmt: skip
         return await run_plan(self._plan, options, stop=stop, progress=progress)
 
@@ -282,6 +291,6 @@ class Flow(Generic[T]):
         return OutcomeStream(self._plan, options, stop=stop, progress=progress)
 
 
-def seconds(value: float | str | None) -> float | None:
+def _seconds(value: float | str | None) -> float | None:
     """Read a duration: seconds, or text as "24h"."""
     return None if value is None else parse_duration(value)

@@ -195,11 +195,11 @@ class Job:
 
     def stop(self, reason: str = "stop() was called", *, signal: int | None = None) -> None:
         """Drain: running calls finish, within the grace; the rest is returned. Called again, it cancels."""
-        self._ask(lambda run: run.request_stop(reason, signal))
+        self._ask(lambda run: run.shutdown.drain(reason, signal))
 
     def cancel(self, reason: str = "cancel() was called") -> None:
         """Cancel the running calls; what is decided is still committed."""
-        self._ask(lambda run: run.request_cancel(reason))
+        self._ask(lambda run: run.shutdown.cancel(reason))
 
     def subscribe(self, subscriber: Subscriber) -> None:
         """Let someone listen to the run's events from now on."""
@@ -234,7 +234,7 @@ async def _stop_when(event: StopEvent, run: Run) -> None:
     else:
         while not event.is_set():  # noqa: ASYNC110 - it is set by another thread, which can wake nobody here
             await asyncio.sleep(STOP_LOOK)
-    run.request_stop("its stop event was set")
+    run.shutdown.drain("its stop event was set")
 
 
 def _subscribers(progress: bool | Subscriber | None) -> list[Subscriber]:

@@ -13,7 +13,8 @@ from headrace.errors import CallError, PlanError
 from headrace.flow.job import Job, StopEvent
 from headrace.flow.main import run_sync, signals_to
 from headrace.item import Done, Failed, Outcome
-from headrace.plan import LaneName, Plan, RunOptions, make_stage
+from headrace.plan import LaneName, Plan, RunOptions, known, make_stage
+from headrace.policies.deadlines import parse_duration
 from headrace.policies.limits import Limit
 from headrace.policies.retry import Retry
 from headrace.ports import Effect, Sink, Source, Subscriber, Transactional
@@ -23,6 +24,10 @@ __all__ = ["map", "map_sync"]
 
 T = TypeVar("T")
 R = TypeVar("R")
+#: The options of `map` that are the run's, not the stage's.
+RUN_OPTIONS = (
+    "out", "job", "window", "on_failure", "max_failures", "fresh", "max_age", "accept_changes", "stop", "progress", "grace",
+)  # fmt: skip
 Items = Iterable[T] | AsyncIterable[T] | Source
 
 
@@ -46,6 +51,8 @@ async def map(
     on_failure: Literal["record", "stop"] = ...,
     max_failures: str | int | float | None = ...,
     fresh: bool = ...,
+    max_age: float | str | None = ...,
+    accept_changes: bool = ...,
     stop: StopEvent | None = ...,
     progress: bool | Subscriber | None = ...,
     grace: float = ...,
@@ -70,6 +77,8 @@ async def map(
     on_failure: Literal["record", "stop"] = ...,
     max_failures: str | int | float | None = ...,
     fresh: bool = ...,
+    max_age: float | str | None = ...,
+    accept_changes: bool = ...,
     stop: StopEvent | None = ...,
     progress: bool | Subscriber | None = ...,
     grace: float = ...,
@@ -109,6 +118,8 @@ def map_sync(
     on_failure: Literal["record", "stop"] = ...,
     max_failures: str | int | float | None = ...,
     fresh: bool = ...,
+    max_age: float | str | None = ...,
+    accept_changes: bool = ...,
     stop: StopEvent | None = ...,
     progress: bool | Subscriber | None = ...,
     grace: float = ...,
@@ -133,6 +144,8 @@ def map_sync(
     on_failure: Literal["record", "stop"] = ...,
     max_failures: str | int | float | None = ...,
     fresh: bool = ...,
+    max_age: float | str | None = ...,
+    accept_changes: bool = ...,
     stop: StopEvent | None = ...,
     progress: bool | Subscriber | None = ...,
     grace: float = ...,
@@ -167,6 +180,8 @@ class _Mapping:
         on_failure: Literal["record", "stop"] = "record",
         max_failures: str | int | float | None = None,
         fresh: bool = False,
+        max_age: float | str | None = None,
+        accept_changes: bool = False,
         stop: StopEvent | None = None,
         progress: bool | Subscriber | None = None,
         grace: float = 8.0,
@@ -174,12 +189,23 @@ class _Mapping:
     ) -> None:
         if callable(items) and not callable(fn):
             raise PlanError("the function comes first: hr.map(fn, items)")
+        if "ordered" in stage:
+            raise PlanError(
+                "map() gives the outcomes in the order of the items in any case: leave ordered= out"
+            )
         sink = None if out is None else _keeping_sink(out)
-        plan = Plan(as_source(items), (make_stage("map", fn, **stage),), sink)
+        plan = Plan(as_source(items), (make_stage("map", fn, **known("map", stage, RUN_OPTIONS)),), sink)
         if job is None and sink is not None:
             job = "default"
         options = RunOptions(
-            job=job, window=window, on_failure=on_failure, max_failures=max_failures, fresh=fresh, grace=grace
+            job=job,
+            window=window,
+            on_failure=on_failure,
+            max_failures=max_failures,
+            fresh=fresh,
+            max_age=None if max_age is None else parse_duration(max_age, "max_age"),
+            accept_changes=accept_changes,
+            grace=grace,
         )
         plan.validate(options)
         self._exit: CollectExit | None = None
@@ -209,7 +235,6 @@ class _Mapping:
             found[position] = Done(items[position], value, position)
         return Outcomes(DoneColumns(), (), report, found)
 
-
     async def _items_by_position(self) -> Mapping[int, Any] | Sequence[Any]:
         """Give the items; those of a source of headrace's are read once more."""
         if not isinstance(self._items, Source):
@@ -218,7 +243,9 @@ class _Mapping:
         reader = self._items.open()
         try:
             while (chunk := await reader.read(1024)) is not None:
-                found.update(zip(chunk.positions or range(chunk.start, chunk.end), chunk.payloads, strict=True))
+                found.update(
+                    zip(chunk.positions or range(chunk.start, chunk.end), chunk.payloads, strict=True)
+                )
         finally:
             await reader.close()
         return found

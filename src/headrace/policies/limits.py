@@ -242,7 +242,9 @@ class Limit:
         except HeadraceError:
             raise  # an adapter's key function says better than we could what is wrong with the value
         except Exception as error:
-            raise LimitRefused(f"limit {self.name!r}: by= raised {short(error)} for {short(value)}") from error
+            raise LimitRefused(
+                f"limit {self.name!r}: by= raised {short(error)} for {short(value)}"
+            ) from error
         try:
             state = self._states.get(key)
         except Exception as error:
@@ -308,7 +310,9 @@ class Limit:
         except HeadraceError:
             raise
         except Exception as error:
-            raise LimitRefused(f"limit {self.name!r}: cost= raised {short(error)} for {short(value)}") from error
+            raise LimitRefused(
+                f"limit {self.name!r}: cost= raised {short(error)} for {short(value)}"
+            ) from error
         if not cost <= self.burst:
             raise LimitRefused(
                 f"limit {self.name!r}: a cost of {cost:g} can never fit into burst={self.burst:g}; "

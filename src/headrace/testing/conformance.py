@@ -35,7 +35,22 @@ from headrace.ports import (
     Transactional,
 )
 
-__all__ = ["TRANSACTIONAL_CHECKS", "ReadRows", "check_replayable", "check_transactional"]
+__all__ = [
+    "TRANSACTIONAL_CHECKS",
+    "ReadRows",
+    "a_cancelled_commit_is_whole",
+    "a_fresh_generation_replaces_the_old_one",
+    "a_place_has_one_holder",
+    "a_poisonous_row_changes_nothing",
+    "an_item_settles_once",
+    "another_identity_is_refused",
+    "check_replayable",
+    "check_transactional",
+    "kept_values_come_back",
+    "old_items_are_done_again",
+    "results_and_settlements_commit_together",
+    "settling_clears_parkings_and_intents",
+]
 
 MakeSource = Callable[[], Replayable]
 MakeSink = Callable[[], Transactional]
