@@ -50,8 +50,6 @@ def _look_at_list(request: FetchRequest) -> None:
     bad = seen = 0
     for position, url in _items(request):
         seen += 1
-        if seen <= SHOWN:
-            tell(f"  {clean(request.source.describe(position))}: {shown_item(url)}")
         try:
             key = host(url)
         except CallError as error:
@@ -59,12 +57,14 @@ def _look_at_list(request: FetchRequest) -> None:
             if bad <= SHOWN:
                 tell(f"  {clean(request.source.describe(position))} would fail: {clean(error)}")
             continue
+        if seen - bad <= SHOWN:
+            tell(f"  {clean(request.source.describe(position))}: {shown_item(url)}")
         hosts[key] = hosts.get(key, 0) + 1
     most = sorted(hosts.items(), key=lambda pair: -pair[1])[:SHOWN]
     looked = "" if seen < LOOKED_AT else f" in the first {count(LOOKED_AT)}"
     tell(f"hosts    {count(len(hosts))}{looked}: " + ", ".join(f"{clean(key)} {count(n)}" for key, n in most))
     if bad:
-        tell(f"unusable {count(bad)} lines{looked} would be dead letters")
+        tell(f"unusable {count(bad)}{looked}, which would be dead letters")
 
 
 def _items(request: FetchRequest) -> list[tuple[int, str]]:

@@ -31,10 +31,7 @@ def find_job(out: str, name: str | None) -> JobSummary:
     found = find_jobs(out)
     names = ", ".join(summary.name for summary in found)
     if name is None and len(found) > 1:
-        named = [summary for summary in found if summary.name == "default"]
-        if not named:
-            raise PlanError(f"{out} holds {len(found)} jobs: say which, by --job: {names}")
-        return named[0]
+        raise PlanError(f"{out} holds {len(found)} jobs: say which, by --job: {names}")
     for summary in found:
         if name is None or summary.name == name:
             return summary
