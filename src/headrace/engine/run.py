@@ -241,6 +241,9 @@ class Run:
             caller.dispatch.wake_all()
         await self.exit.close()
         left = await self.workers.cancel(PATIENCE) if len(self.workers) else 0
+        if self._intake_task is not None:
+            # It closes the source, and a generator's `finally` may have to wait for something.
+            await asyncio.wait((self._intake_task,), timeout=PATIENCE)
         left += await self._tasks.cancel(PATIENCE) if len(self._tasks) else 0
         for caller in self.callers:
             left += await caller.lane.close(0.0)
