@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import signal
 import subprocess
 import sys
@@ -253,34 +252,42 @@ def test_what_has_ended_is_let_go_of_without_the_garbage_collector(name: str) ->
 # ---------------------------------------------------------------------------------------------------- Ctrl-C
 
 SCRIPT = """
-import asyncio, sys, time
+import asyncio, os, sys, time
 import headrace as hr
 
 where, count = sys.argv[1], 100_000
 
+def tell(word):
+    os.write(1, word + b"\\n")
+
+def states(events):
+    for event in events:
+        if type(event).__name__ == "RunStateChanged":
+            tell(event.state.encode())
+
 async def call(number):
     if where == "call":
-        print("ready", flush=True)
+        tell(b"ready")
         await asyncio.sleep(0.05)
     elif where == "stuck call":
-        print("ready", flush=True)
+        tell(b"ready")
         await asyncio.sleep(3600)
     return number
 
 def blocking(number):
-    print("ready", flush=True)
+    tell(b"ready")
     time.sleep(0.05)
     return number
 
 async def source():
     for number in range(count):
         if number == 5 and where == "source":
-            print("ready", flush=True)
+            tell(b"ready")
             await asyncio.Event().wait()
         yield number
 
 fn = blocking if where == "thread" else call
-got = hr.map_sync(fn, source() if where == "source" else range(count), concurrency=4)
+got = hr.map_sync(fn, source() if where == "source" else range(count), concurrency=4, progress=states)
 report = got.report
 assert report.balanced, report
 print("taken", report.taken, "done", report.done, "returned", report.returned, flush=True)
@@ -291,30 +298,28 @@ sys.exit(got.exit_code)
 @pytest.mark.parametrize("where", ["call", "thread", "source"])
 def test_ctrl_c_ends_a_script_at_the_first_time(where: str) -> None:
     """Running calls finish, the rest is returned, the sum is right, the exit code is 130."""
-    lines, code = _interrupt(where, 1)
+    lines, code = _interrupt(where, ["ready"])
     assert code == 130
     assert lines[-1].startswith("taken")
 
 
 def test_ctrl_c_twice_ends_calls_that_would_not() -> None:
     """The first drains, the second cancels: a script whose calls take an hour is over, and accounted for."""
-    lines, code = _interrupt("stuck call", 2)
+    lines, code = _interrupt("stuck call", ["ready", "draining"])
     assert code == 130
     assert "done 0" in lines[-1]
 
 
-def _interrupt(where: str, times: int) -> tuple[list[str], int]:
-    """Run the script until it is ready, send it SIGINT so many times; give what it printed and its exit code."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, where], stdout=subprocess.PIPE, text=True, env=environment
-    ) as child:
+def _interrupt(where: str, at: list[str]) -> tuple[list[str], int]:
+    """Run the script, send it SIGINT when it says each of the words `at`; give what it says then and its exit code."""
+    with subprocess.Popen([sys.executable, "-c", SCRIPT, where], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         try:
-            assert child.stdout.readline() == "ready\n"
-            for _ in range(times):
+            for word in at:
+                while (line := child.stdout.readline()) and line != word + "\n":
+                    pass
+                assert line, f"it ended before it said {word}"
                 child.send_signal(signal.SIGINT)
-                threading.Event().wait(0.3 if times > 1 else 0.0)  # two signals at once would be one
             out, _ = child.communicate(timeout=15)
         finally:
             child.kill()
