@@ -62,7 +62,7 @@ async def over_kept_connections(origin: Origin, urls: list[str], fetch: Any, pla
 def test_posts_over_500_connections_that_die_are_never_sent_twice(
     slow_origin: Origin, tmp_path: Path
 ) -> None:
-    """The connection dies when the POST was read: each item ends in doubt, and neither retry=, resume nor retry repeats it."""
+    """The connection dies when the POST was read: each item ends in doubt, and nothing but retry in doubt repeats it."""
     place = tmp_path / "dying.db"
     urls = [slow_origin.url(f"/f/cut*/dying-{number}") for number in range(CONNECTIONS)]
 

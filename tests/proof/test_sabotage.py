@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 import headrace as hr
-from headrace.engine import run as run_module
 from headrace.engine import stage
 from headrace.testing import run_real
 from headrace.testing.virtual import await_chain
@@ -37,8 +36,7 @@ def run(main: Callable[[], Coroutine[Any, Any, Any]], limit: float = 10.0) -> An
 @pytest.fixture(autouse=True)
 def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give calls that do not end after a cancellation 0.2 s instead of 5."""
-    for module in (stage, run_module):
-        monkeypatch.setattr(module, "PATIENCE", 0.2)
+    monkeypatch.setattr(stage, "PATIENCE", 0.2)
 
 
 def rows(place: Path) -> list[int]:

@@ -8,12 +8,15 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
-__all__ = ["TaskOwner", "uninterrupted"]
+__all__ = ["TaskOwner", "leave_stuck", "uninterrupted"]
 
 T = TypeVar("T")
+#: Those that would not end when their owner cancelled them.
+_stuck: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
 
 
 class TaskOwner:
@@ -53,7 +56,16 @@ class TaskOwner:
         if not tasks:
             return 0
         _, pending = await asyncio.wait(tasks, timeout=grace)
+        _stuck.update(pending)
         return len(pending)
+
+
+def leave_stuck(loop: asyncio.AbstractEventLoop) -> None:
+    """Let `loop` be closed without the tasks that would not end: a Runner would wait for them, for as long as it takes."""
+    for task in tuple(_stuck):
+        if task.get_loop() is loop and not task.done():
+            asyncio._unregister_task(task)
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # the report has told of it
 
 
 async def uninterrupted(task: asyncio.Future[T], on_cancel: Callable[[], None] | None = None) -> T:

@@ -52,6 +52,8 @@ from headrace.report import Report
 __all__ = ["Run"]
 
 Node = Caller | Gatherer | Tap
+#: How long idle workers may take to end, in seconds; those whose calls do not end were waited for before.
+LAST_LOOK = 0.5
 #: How often listeners get the run's statistics, in seconds.
 SAMPLE_EVERY = 0.25
 
@@ -240,7 +242,7 @@ class Run:
             caller.ended = True
             caller.dispatch.wake_all()
         await self.exit.close()
-        left = await self.workers.cancel(PATIENCE) if len(self.workers) else 0
+        left = await self.workers.cancel(LAST_LOOK) if len(self.workers) else 0
         if self._intake_task is not None:
             # It closes the source, and a generator's `finally` may have to wait for something.
             await asyncio.wait((self._intake_task,), timeout=PATIENCE)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from headrace.engine.batch import Gatherer
 from headrace.engine.committer import Committer
 from headrace.engine.lineage import is_sent
-from headrace.engine.stage import PATIENCE, Caller
+from headrace.engine.stage import Caller
 from headrace.errors import EngineError
 from headrace.item import Delivery
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from headrace.engine.run import Run
 
 __all__ = ["Shutdown"]
+
+#: How long calls may take to end when they are cancelled after a drain, in seconds: they have had the grace already.
+STOP_PATIENCE = 1.0
 
 
 class Shutdown:
@@ -56,12 +59,13 @@ class Shutdown:
         if run.state in ("cancelling", "flushing", "closed"):
             return
         self.note(reason, signal)
+        patience = STOP_PATIENCE if self.is_stopping else run.options.grace
         run.set_state("cancelling", reason)
         self._stop_taking()
         for caller in run.callers:
             for slot in tuple(caller.slots):
                 caller.stop(slot)
-        run.later(PATIENCE, self._give_up_stuck)
+        run.later(patience, self._give_up_stuck)
         self._take_back_unconsumed()
         run.check_over()
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from headrace.aio.tasks import leave_stuck
 from headrace.errors import PlanError
 from headrace.flow.job import Job
 from headrace.report import Report
@@ -53,7 +54,10 @@ def run_sync(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
             "instead of the _sync form"
         )
     with _calm_collector(), asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(main())
+        try:
+            return runner.run(main())
+        finally:
+            leave_stuck(runner.get_loop())
 
 
 #: A window of items is many young objects that soon die by themselves. With Python's 700 the collector looks at all of
