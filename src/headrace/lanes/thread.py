@@ -203,7 +203,6 @@ class ThreadLane:
 
     def _thread_ended(self, thread: threading.Thread) -> None:
         self._threads.discard(thread)
-        thread.join()
         self._stuck.discard(thread)
         self._thread_over.set()
 
