@@ -93,7 +93,7 @@ class Tap:
                 self.run.stop_source(f"take({self.spec.size})")
         else:
             try:
-                reached = self._predicate(delivery.value)
+                reached = bool(self._predicate(delivery.value))
             except Exception as error:  # noqa: BLE001 - it becomes the outcome of the item
                 self.run.endings.fail(delivery, self.spec.name, error)
                 return

@@ -114,16 +114,23 @@ class Intake:
         except HeadraceError as error:
             self.run.trouble(error)
         except Exception as error:  # noqa: BLE001 - it is the user's iterable; translated once, here
-            raised = SourceError(
-                f"the source {self.run.plan.source.name} failed: {type(error).__name__}: {one_line(error)}"
-            )
-            raised.__cause__ = error
-            self.run.trouble(raised)
+            self._failed(error)
+        except BaseException as error:
+            if not isinstance(error, GeneratorExit):  # else the loop is gone, and this coroutine with it
+                self.run.panics.append(error)
+                self._failed(error)
+            raise
         finally:
             self.ended = True
             if reader is not None:
                 await self._close(reader)
             self.run.intake_over()
+
+    def _failed(self, error: BaseException) -> None:
+        name = self.run.plan.source.name
+        raised = SourceError(f"the source {name} failed: {type(error).__name__}: {one_line(error)}")
+        raised.__cause__ = error
+        self.run.trouble(raised)
 
     async def _close(self, reader: Reader) -> None:
         try:

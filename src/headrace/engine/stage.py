@@ -265,7 +265,12 @@ class Caller:
             await self._spread(delivery, value)
             return
         if self.spec.kind == "filter":
-            if not value:
+            try:
+                stays = bool(value)
+            except Exception as error:  # noqa: BLE001 - it becomes the outcome of the item
+                self.run.endings.fail(delivery, self.spec.name, error)
+                return
+            if not stays:
                 self.run.endings.skip(delivery, f"left out by {self.spec.name}")
                 return
         else:

@@ -229,11 +229,17 @@ class Job:
 
 
 async def _stop_when(event: StopEvent, run: Run) -> None:
-    if isinstance(event, asyncio.Event):
-        await event.wait()
-    else:
-        while not event.is_set():  # noqa: ASYNC110 - it is set by another thread, which can wake nobody here
-            await asyncio.sleep(STOP_LOOK)
+    try:
+        if isinstance(event, asyncio.Event):
+            await event.wait()
+        else:
+            while not event.is_set():  # noqa: ASYNC110 - it is set by another thread, which can wake nobody here
+                await asyncio.sleep(STOP_LOOK)
+    except Exception as error:  # noqa: BLE001 - it is the user's; a run that cannot be stopped must not go on
+        raised = HeadraceError(f"the stop= event failed: {type(error).__name__}: {error}")
+        raised.__cause__ = error
+        run.trouble(raised)
+        return
     run.shutdown.drain("its stop event was set")
 
 

@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 from headrace.errors import Disposition, GiveUp, PlanError, RetryAfter, Skip
 from headrace.policies.backoff import full_jitter
 from headrace.policies.classify import classify, is_a, transient
+from headrace.policies.limit_options import short
 
 __all__ = ["Decision", "Retry", "decide"]
 
@@ -86,9 +87,7 @@ class Retry:
         try:
             return bool(on(error))
         except Exception as trouble:  # noqa: BLE001  a user's function; the failure at hand counts
-            error.add_note(
-                f"Retry(on={on!r}) raised {trouble!r} for this error, so the call was not repeated."
-            )
+            _note(error, f"Retry(on={short(on)}) raised {short(trouble)} for this error: it was not repeated.")
             return False
 
     def backoff(self, attempt: int, disposition: Disposition, rng: Random) -> float:
@@ -96,6 +95,13 @@ class Retry:
         if disposition is Disposition.OVERLOAD:
             return full_jitter(attempt, self.overload_base, self.overload_cap, rng)
         return full_jitter(attempt, self.base, self.cap, rng)
+
+
+def _note(error: Exception, text: str) -> None:
+    try:
+        error.add_note(text)
+    except Exception:  # noqa: BLE001 - an error of the user's that takes no note goes without
+        return
 
 
 def _problem_of_on(on: object) -> str:
