@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from sys import getsizeof
 from typing import Any
 
 from headrace.sqlite.schema import quoted
@@ -23,8 +22,7 @@ _MOST_ROWS = 1024
 #: A step binds at most about this many bytes of text and blobs: SQLite copies them and keeps the copies until the next use.
 _STEP_BYTES = 4 << 20
 _KEPT_BYTES = 256 << 10
-#: What Python needs for a small value; only what goes beyond it is weighed.
-_PLAIN_SIZE = 64
+_LONG = frozenset({str, bytes})
 
 
 class Insert:
@@ -59,10 +57,14 @@ class Insert:
         self._most = 1 << (rows.bit_length() - 1)
         self._statements: dict[int, str] = {}
 
-    def insert(self, flat: list[Any]) -> None:
-        """Insert rows whose values stand one after the other in `flat`. Raises what sqlite3 raises, then some may be in."""
+    def insert(self, flat: list[Any], weight: int | None = None) -> None:
+        """Insert rows whose values stand one after the other in `flat`. Raises what sqlite3 raises, then some may be in.
+
+        `weight` is the length of all text and blobs among them, where the caller knows it.
+        """
         total = len(flat) // self._width
-        weight = sum(map(getsizeof, flat)) - _PLAIN_SIZE * len(flat)
+        if weight is None:
+            weight = sum(len(value) for value in flat if type(value) in _LONG)
         most = self._most
         while most > 1 and weight > _STEP_BYTES and most * weight > _STEP_BYTES * total:
             most >>= 1

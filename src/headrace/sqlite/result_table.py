@@ -35,6 +35,7 @@ def folded(name: str) -> bytes:
 OUR_COLUMNS = ("_job", "_position", "_child")
 
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
+_LONG = frozenset({str, bytes})
 _OUR_FOLDED = frozenset(folded(name) for name in OUR_COLUMNS)
 _ABSENT = object()
 _MOST_SHAPES = 4096
@@ -101,11 +102,12 @@ class ResultTable:
         """
         if not rows:
             return
+        self._weight: int | None = None
         flat = self._flatten(rows)
         if care:
             self._convert(rows, flat, all_of_them=True)
         if care < MOST_CARE:
-            self._insert.insert(flat)
+            self._insert.insert(flat, self._weight)
             return
         width = len(self.columns) + 2
         for number, row in enumerate(rows):
@@ -194,10 +196,16 @@ class ResultTable:
             cells = [list(map(itemgetter(column), values)) for column in columns]
         except KeyError:
             return None
+        weight = 0
         for column in cells:
             kinds = set(map(type, column))
             if not kinds <= _PLAIN or (float in kinds and any(v != v for v in column)):
                 return None
+            if kinds <= _LONG:
+                weight += sum(map(len, column))
+            elif kinds & _LONG:
+                weight += sum(len(value) for value in column if type(value) in _LONG)
+        self._weight = weight
         return list(chain.from_iterable(zip(*cells, positions, children, strict=True)))
 
     def _flatten_any(self, rows: Sequence[AnyRow]) -> list[Any]:
