@@ -282,6 +282,7 @@ class Run:
             self.shutdown.reason = self.shutdown.reason or reason
             self.intake.stop()
             self.stop_reading()
+            self.check_over()  # a task that is cancelled before its first step cannot do it
 
     def trouble(self, error: BaseException) -> None:
         """Note a trouble of the run itself, the first one, and stop: at once where nothing can be recorded any more."""
