@@ -150,9 +150,7 @@ def test_a_host_that_hangs_holds_up_nobody(origin: Origin, silent: int, tmp_path
 
     def alone() -> float:
         place = tmp_path / f"{next(number)}.db"
-        return seconds_of_the_good(
-            good, len(good), Lookup(), place, False, concurrency=32, limits=by_host()
-        )
+        return seconds_of_the_good(good, len(good), Lookup(), place, False, concurrency=32, limits=by_host())
 
     def together() -> float:
         place = tmp_path / f"{next(number)}.db"

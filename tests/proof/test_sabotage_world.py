@@ -107,9 +107,7 @@ def test_a_full_disk_stops_the_run_resumable(tmp_path: Path) -> None:
 def test_of_rivals_for_one_place_one_runs(tmp_path: Path) -> None:
     """Six processes open one new place at once: one runs the job, the others are told that it is busy, and by whom."""
     place = tmp_path / "out.db"
-    rivals = [
-        subprocess.Popen(command("free", place), stdout=subprocess.PIPE, text=True) for _ in range(6)
-    ]
+    rivals = [subprocess.Popen(command("free", place), stdout=subprocess.PIPE, text=True) for _ in range(6)]
     told = [(rival.communicate(timeout=60)[0], rival.returncode) for rival in rivals]
     codes = [code for _, code in told]
     assert set(codes) <= {0, 75}
@@ -286,7 +284,7 @@ def test_a_stop_event_that_breaks_stops_the_run(tmp_path: Path) -> None:
 
 
 def test_carried_once_items_end_with_the_grace(tmp_path: Path) -> None:
-    """Items whose *once* call went out queue for a slow stage when the run drains: the grace ends it, in doubt, not hanging."""
+    """Items whose *once* call went out queue for a slow stage when the run drains: the grace ends it, in doubt."""
     place = tmp_path / "out.db"
 
     async def slow(row: dict[str, int]) -> dict[str, int]:

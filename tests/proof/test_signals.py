@@ -18,7 +18,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,12 @@ def child(how: str, name: str, place: str, grace: float) -> int:
         asyncio.run(flow.into(hr.sqlite.table(place)).run(grace=grace))
         return 0
     after = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    told = {"code": report.exit_code, "done": report.done, "returned": report.returned, "back": before == after}
+    told = {
+        "code": report.exit_code,
+        "done": report.done,
+        "returned": report.returned,
+        "back": before == after,
+    }
     print(json.dumps(told), flush=True)
     return report.exit_code
 
@@ -181,7 +186,9 @@ def test_one_signal_drains(how: str, number: int, code: int, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "name"), [("map", "long"), ("run", "long"), ("run", "stubborn"), ("run", "blocking")])
+@pytest.mark.parametrize(
+    ("how", "name"), [("map", "long"), ("run", "long"), ("run", "stubborn"), ("run", "blocking")]
+)
 def test_the_grace_bounds_a_drain(how: str, name: str, tmp_path: Path) -> None:
     """Calls that outlive the grace of 1 s are cancelled, or left to themselves: the script ends within 2 s more."""
     place = tmp_path / "out.db"
