@@ -5,6 +5,7 @@ Rules:
    side hands them out one by one, and kept where it keeps them (`hr.map`, gather).
 2. All sides run on the same loop: once on uvloop, once on asyncio.
 3. A side repeats the whole map until it has taken half a second, after a first one that does not count.
+4. Every result is counted, and what a peer loses is shown (pypeln's iteration ends early at times).
 """
 
 from __future__ import annotations
