@@ -69,7 +69,6 @@ def bench(quick: bool, say: Callable[[str], None]) -> Report:
     medians = table.medians()
     checks = [
         below("import headrace", medians["import headrace"]["ms"], 60, "ms"),
-        below("import headrace; headrace.map", medians["import headrace; headrace.map"]["ms"], 60, "ms"),
         below("headrace --help", medians["headrace --help"]["ms"], 250, "ms"),
     ]
     return Report([table], checks)
