@@ -87,7 +87,9 @@ class Retry:
         try:
             return bool(on(error))
         except Exception as trouble:  # noqa: BLE001  a user's function; the failure at hand counts
-            _note(error, f"Retry(on={short(on)}) raised {short(trouble)} for this error: it was not repeated.")
+            _note(
+                error, f"Retry(on={short(on)}) raised {short(trouble)} for this error: it was not repeated."
+            )
             return False
 
     def backoff(self, attempt: int, disposition: Disposition, rng: Random) -> float:
