@@ -210,7 +210,10 @@ class ThreadLane:
         """End the threads; give the number of those whose calls still hang after `grace` seconds."""
         for _ in self._threads - self._stuck:
             self._jobs.put(None)
-        await self._wait_until(lambda: self._threads <= self._stuck, IDLE_GRACE)
+        # A loop in virtual time must not jump over the moment that an idle thread needs to end.
+        standstill = getattr(self._loop, "outside", contextlib.nullcontext)
+        with standstill():
+            await self._wait_until(lambda: self._threads <= self._stuck, IDLE_GRACE)
         await self._wait_until(lambda: not self._threads, grace)
         return len(self._threads)
 

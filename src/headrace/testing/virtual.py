@@ -107,7 +107,7 @@ class _JumpingSelector(selectors.BaseSelector):
         self._outside = 0
         self._fruitless = 0
         self._own_descriptors = 0
-        self._threads_before = threading.active_count()
+        self._threads_before = set(threading.enumerate())
 
     def begin(self) -> None:
         """Take what is registered now as the loop's own."""
@@ -140,17 +140,20 @@ class _JumpingSelector(selectors.BaseSelector):
                 self._fruitless = 0
                 return events
             self._fruitless += 1
+        elif events := self._real.select(0):
+            return events  # from a thread that ended between the first look and the second
         if timeout is None:
             raise DeadlockError(self._describe("file descriptors or threads" if visible else ""))
         self.now += timeout
         return []
 
     def _new_threads(self) -> bool:
-        if threading.active_count() <= self._threads_before:
-            return False
-        # Those of the default executor report for themselves, and stay alive when they have nothing to do.
-        own = sum(thread.name.startswith("asyncio_") for thread in threading.enumerate())
-        return threading.active_count() - own > self._threads_before
+        # Who they are, not how many: one that was there before may end while another one starts. Those of the default
+        # executor report for themselves, and stay alive when they have nothing to do.
+        return any(
+            thread not in self._threads_before and not thread.name.startswith("asyncio_")
+            for thread in threading.enumerate()
+        )
 
     def _next_grace(self) -> float:
         # An idle listening socket or an idle thread must not cost the full grace at each of 100 000 timers.
