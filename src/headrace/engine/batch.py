@@ -69,7 +69,7 @@ class Gatherer:
     def drain(self) -> list[Delivery]:
         """Take out what waits here, but for what must go on because a *once* call of it went out."""
         carried = [member for member in self.members if self.run.shutdown.carries_on(member)]
-        left = [member for member in self.members if member not in carried]
+        left = [member for member in self.members if not self.run.shutdown.carries_on(member)]
         self.members = carried
         self.flush()
         return left

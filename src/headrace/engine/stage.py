@@ -106,7 +106,7 @@ class Caller:
 
     def accept(self, delivery: Delivery) -> None:
         """Queue a delivery from the stage before, or from the source."""
-        if not self.run.shutdown.carries_on(delivery):
+        if self.run.shutdown.is_stopping and not self.run.shutdown.carries_on(delivery):
             self.run.endings.give_back(delivery)
             return
         delivery.state = QUEUED
