@@ -63,7 +63,7 @@ class Committer(Exit):
         self._void: list[tuple[int, int]] = []
         self._bookmarks: list[Bookmark] = []
         self._wake: asyncio.Future[None] | None = None
-        self._batch = max(1, min(BATCH, run.window.limit // 4))
+        self._batch = max(1, min(BATCH, run.window.limit // 2))
         self._hurry = False
         self._closing = False
         self._idle = asyncio.Event()
