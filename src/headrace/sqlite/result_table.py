@@ -184,17 +184,20 @@ class ResultTable:
         return self._flatten_any(rows) if flat is None else flat
 
     def _flatten_alike(self, rows: Sequence[AnyRow]) -> list[Any] | None:
-        """Flatten rows that are dicts with just the table's columns, column by column; None where some are not.
+        """Flatten dicts with just the table's columns, or plain values, column by column; None where some are others.
 
         That is what nearly all batches are, and it costs a third of looking at each row by itself.
         """
         positions, children, values = zip(*rows, strict=True)
-        columns = self.columns
-        if set(map(type, values)) != {dict} or set(map(len, values)) != {len(columns)}:
-            return None
-        try:
-            cells = [list(map(itemgetter(column), values)) for column in columns]
-        except KeyError:
+        columns, kinds = self.columns, set(map(type, values))
+        if kinds <= _PLAIN and columns == ("value",):
+            cells = [list(values)]
+        elif kinds == {dict} and set(map(len, values)) == {len(columns)}:
+            try:
+                cells = [list(map(itemgetter(column), values)) for column in columns]
+            except KeyError:
+                return None
+        else:
             return None
         weight = 0
         for column in cells:
