@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+import abc
 import asyncio
 from collections import deque
 from collections.abc import Callable
@@ -53,19 +54,19 @@ def outcome_of(root: Delivery, ending: Ending | None, now: float, value: Any = N
     return Returned(root.item, root.position, attempts, elapsed)
 
 
-class Exit:
+class Exit(abc.ABC):
     """What all exits do: the final move of a root, and its place given back."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
 
+    @abc.abstractmethod
     def done(self, delivery: Delivery) -> None:
         """Take a root that came through all stages by itself."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def settle(self, root: Delivery, ending: Ending | None, rows: list[Delivery]) -> None:
         """Take a root that ended otherwise: with children, in a batch, or without a value."""
-        raise NotImplementedError
 
     def entry(self) -> Callable[[Delivery], None]:
         """Give what the last stage calls with a root that came through all stages by itself."""
@@ -76,7 +77,7 @@ class Exit:
             root.move(DECIDED)  # raises, and says from where
         root.state = DECIDED
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027 - only the durable exit buffers anything
         """Finish what is buffered."""
 
 

@@ -13,7 +13,7 @@ from typing import Any, Generic, Literal, TypeVar, overload
 
 from headrace.aio.iterables import as_source
 from headrace.errors import PlanError
-from headrace.flow.job import Job, OutcomeStream, StopEvent, run_plan
+from headrace.flow.job import Job, OutcomeStream, StopEvent
 from headrace.flow.main import run_to_end
 from headrace.plan import (
     DEFAULT_FANOUT,
@@ -257,11 +257,12 @@ class Flow(Generic[T]):
         commits what is decided, and raises CancelledError. Raises the run's own troubles: SourceError, SinkError,
         LedgerError, LaneError, EngineError, with the report as their `report`.
         """
-        options = self._options(
-            job, window=window, within=within, on_failure=on_failure, max_failures=max_failures, fresh=fresh,
-            max_age=_seconds(max_age), accept_changes=accept_changes, grace=grace,
+        running = self.start(
+            job=job, window=window, within=within, on_failure=on_failure, max_failures=max_failures, fresh=fresh,
+            max_age=max_age, accept_changes=accept_changes, stop=stop, progress=progress, grace=grace,
         )  # fmt: skip
-        return await run_plan(self._plan, options, stop=stop, progress=progress)
+        async with running:
+            return await running.wait()
 
     def run_sync(self, **options: Any) -> Report:
         """Run from a script: chooses the loop, and handles Ctrl-C and SIGTERM. The options are those of `run`.

@@ -35,7 +35,7 @@ from headrace.ports import (
 )
 from headrace.report import Report
 
-__all__ = ["Job", "OutcomeStream", "StopEvent", "run_plan"]
+__all__ = ["Job", "OutcomeStream", "StopEvent"]
 
 T = TypeVar("T")
 #: How often a `threading.Event` given as `stop=` is looked at, in seconds.
@@ -251,19 +251,6 @@ def _subscribers(progress: bool | Subscriber | None) -> list[Subscriber]:
 
         return [progress_for_here()]
     return [progress]
-
-
-async def run_plan(
-    plan: Plan,
-    options: RunOptions,
-    *,
-    stop: StopEvent | None = None,
-    progress: bool | Subscriber | None = None,
-) -> Report:
-    """Run a validated plan to the end."""
-    job = Job(plan, options, stop=stop, progress=progress)
-    async with job:
-        return await job.wait()
 
 
 class OutcomeStream(Generic[T]):
