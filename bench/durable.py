@@ -51,20 +51,14 @@ def _directory() -> Iterator[Path]:
 
 def flow(count: int, window: int | None = None) -> dict[str, float]:
     """A whole job: its place is opened and closed in the time that counts."""
-    import uvloop
-
     import headrace as hr
 
-    async def main(path: Path) -> float:
-        plan = hr.Flow(range(count)).map(no_op, concurrency=100).into(hr.sqlite.table(path, "results"))
+    with _directory() as directory:
+        plan = hr.Flow(range(count)).map(no_op, concurrency=100)
         began = time.perf_counter()
-        report = await plan.run(window=window)
+        report = plan.into(hr.sqlite.table(directory / "out.db", "results")).run_sync(window=window)
         took = time.perf_counter() - began
         report.check()
-        return took
-
-    with _directory() as directory:
-        took = uvloop.run(main(directory / "out.db"))
         _counted(directory / "out.db", count)
     return {"items_per_second": count / took}
 

@@ -224,6 +224,7 @@ class Run:
         if not self.shutdown.is_stopping:
             self.set_state("running")
         self._sample()
+        self.look()
         if isinstance(self.exit, Committer):
             self._tasks.start(self.exit.work(), "headrace committer")
         self._intake_task = self._tasks.start(self.intake.read(), "headrace intake")
@@ -446,10 +447,10 @@ class Run:
             or self.window.weighs
             or len(self.window.levels) > 1
             or self._flush_when_idle
-            or (intake.wanted is not None and self.window.is_heavy)
+            or (intake.waits and self.window.is_heavy)
         ):
             self.notify_at = self.window.limit
-        elif intake.wanted is not None:
+        elif intake.waits:
             self.notify_at = self.roots.share - intake.room_enough
         else:
             self.notify_at = 0 if intake.ended else -1
