@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
+from headrace.aio.clock import clock_of
 from headrace.aio.sweep import DeadlineSweep
 from headrace.aio.tasks import TaskOwner
 from headrace.engine.accounts import Accounts
@@ -76,7 +77,7 @@ class Run:
         self.plan = plan
         self.options = options
         self.loop = asyncio.get_running_loop()
-        self.clock = self.loop.time
+        self.clock = clock_of(self.loop)
         self.rng = rng or Random()
         self.ledger = ledger
         self.job_state = state
@@ -85,6 +86,7 @@ class Run:
         self.window.on_weighs = self.look
         self.roots = self.window.roots
         self.sweep = DeadlineSweep(self.loop, self._limited_slots, self._expired)
+        self.breathe_at = 0.0  # when the workers are to give the loop a turn
         self.now = self.clock()  # when the call ended whose result is being handed on
         self.bus: Bus | None = Bus(self.loop, subscribers) if subscribers else None
         self.workers = TaskOwner(self._task_failed)
