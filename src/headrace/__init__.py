@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Skip,
         SourceError,
         TimedOut,
+        WorkerDied,
     )
     from headrace.flow.builder import Flow
     from headrace.flow.group import Group
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from headrace.flow.mapping import map, map_sync
     from headrace.flow.place import open
     from headrace.item import Done, Failed, Outcome, Parked, Returned, Skipped
+    from headrace.plan import Processes
     from headrace.policies.classify import transient
     from headrace.policies.limits import Limit
     from headrace.policies.retry import Retry
@@ -71,6 +73,7 @@ __all__ = [
     "Outcomes",
     "Parked",
     "PlanError",
+    "Processes",
     "Report",
     "Retry",
     "RetryAfter",
@@ -80,6 +83,7 @@ __all__ = [
     "Skipped",
     "SourceError",
     "TimedOut",
+    "WorkerDied",
     "files",
     "http",
     "map",
@@ -110,6 +114,7 @@ _HOMES = {
             "Skip",
             "SourceError",
             "TimedOut",
+            "WorkerDied",
         ),
         "errors",
     ),
@@ -121,6 +126,7 @@ _HOMES = {
     "Inbox": "flow.inbox",
     "Job": "flow.job",
     "Limit": "policies.limits",
+    "Processes": "plan",
     "Retry": "policies.retry",
     "open": "flow.place",
     "transient": "policies.classify",

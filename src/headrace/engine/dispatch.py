@@ -60,6 +60,11 @@ class Dispatch:
         self.ready.extend(deliveries)
         self.wake_more()
 
+    def put_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Queue some again that were taken and not begun, before all others."""
+        self.ready.extendleft(reversed(deliveries))
+        self.wake_more()
+
     def take(self, now: float) -> Delivery | None:
         """Give the next delivery that may start now, admitted; None where there is none."""
         ready = self.ready
@@ -214,6 +219,10 @@ class KeyedDispatch(Dispatch):
         """Queue several."""
         for delivery in deliveries:
             self.accept(delivery)
+
+    def put_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Queue some again; their keys have a line of their own, and they go to its end."""
+        self.accept_all(deliveries)
 
     def queue_ready(self, queue: KeyQueue) -> None:
         """Put a queue in line for admission."""
