@@ -142,14 +142,14 @@ class Child:
         kind, _, payload = self._receive()
         assert kind == wire.SETUP
         told: dict[str, Any] = pickle.loads(payload)
-        sys.path[:] = told["path"]
         sys.argv[:] = told["argv"]
         if told["pythonpath"] is None:
             os.environ.pop("PYTHONPATH", None)
         else:
             os.environ["PYTHONPATH"] = told["pythonpath"]
+        sys.path[:] = told["path"]
         with contextlib.suppress(OSError):
-            os.chdir(told["cwd"])
+            sys.path[:] = [os.path.abspath(entry) for entry in told["path"]]  # the function may go elsewhere
         # Else a name of this program could be taken for one of the parent's own `__main__`.
         sys.modules["__main__"] = types.ModuleType("__main__")
         self._tells_memory = told["tells_memory"]
@@ -331,6 +331,15 @@ def _dumps(value: Any) -> bytes:
         return data
 
 
+def _dumps_error(error: Exception) -> bytes:
+    try:
+        data = _dumps(error)
+        pickle.loads(data)
+    except Exception:  # noqa: BLE001 - as with many whose __init__ takes other arguments than they keep
+        return _dumps(wire.Remade(type(error), error.args, vars(error)))
+    return data
+
+
 def said(error: BaseException) -> str:
     """Say an error in a line."""
     try:
@@ -357,7 +366,7 @@ def _packed_error(error: BaseException) -> bytes:
         error = RuntimeError("the function raised StopIteration")
     if isinstance(error, Exception):
         with contextlib.suppress(Exception):  # then its words are sent
-            data = _dumps(error)
+            data = _dumps_error(error)
         text = said(error)
     else:
         text = f"the function ended with {said(error)}"

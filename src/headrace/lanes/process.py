@@ -102,9 +102,8 @@ class ProcessLane:
             ) from error
         self._setup = pickle.dumps(
             {
-                "path": [os.path.abspath(entry) if isinstance(entry, str) else entry for entry in sys.path],
+                "path": list(sys.path),
                 "argv": sys.argv,
-                "cwd": os.getcwd(),
                 "pythonpath": os.environ.get("PYTHONPATH"),
                 "memory": self.options.memory,
                 "tells_memory": self.options.recycle_memory is not None,
@@ -169,15 +168,11 @@ class ProcessLane:
         self._is_closed = True
         for place in self._places:
             place.leave()
-        children = tuple(self._children)
         with self.standstill():
             await self._wait_until(lambda: not self._children, QUIT_GRACE)
             for child in tuple(self._children):
                 child.kill()
             await self._wait_until(lambda: not self._children, KILL_GRACE)
-        for child in children:
-            if child.is_over:
-                child.thread.join()  # it has nothing left to do
         return len(self._children)
 
     async def _wait_until(self, reached: Callable[[], bool], seconds: float) -> None:

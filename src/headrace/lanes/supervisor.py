@@ -35,6 +35,8 @@ __all__ = ["Supervised", "death_text"]
 
 #: How much is read from a socket at a time, in bytes.
 READ = 1 << 16
+#: How much may be under way in a socket, in bytes: what is large goes faster by it.
+SOCKET_BUFFER = 1 << 22
 #: The last characters of what a child said that did not start.
 TAIL = 2000
 _ROOT = str(Path(headrace.lanes.__file__).parents[2])
@@ -76,6 +78,9 @@ class Supervised:
         self._reaping = threading.Lock()  # a pid is signalled only while it is ours
         self._socket, self._child_socket = socket.socketpair()
         self._control, self._child_control = socket.socketpair()
+        for end in (self._socket, self._child_socket):
+            with contextlib.suppress(OSError):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
         self._socket.setblocking(False)
         self._control.setblocking(False)
         self._memory_file = _anonymous_file()
@@ -92,8 +97,8 @@ class Supervised:
         self._unsent: deque[memoryview] = deque()
         self._loop.add_reader(self._socket.fileno(), self._readable)
         self._reads = True
-        self.thread = threading.Thread(target=self._live, name=name, daemon=True)
-        self.thread.start()
+        thread = threading.Thread(target=self._live, name=name, daemon=True)
+        thread.start()
 
     # ------------------------------------------------------------------ to the child
 

@@ -35,6 +35,7 @@ __all__ = [
     "READY",
     "RECALLED",
     "RECORD_MOST",
+    "Remade",
     "SETUP",
     "SINGLY",
     "SPENT",
@@ -97,6 +98,23 @@ _END: Final = b"l."
 _FRAME: Final = 0x95
 _BYTES_LENGTH: Final = struct.Struct("<BI")
 _BYTES_OPCODE: Final = ord("B")
+
+
+class Remade:
+    """An exception that cannot be made again as pickle would: it is loaded without its `__init__`."""
+
+    def __init__(self, kind: type[Exception], args: tuple[Any, ...], state: dict[str, Any]) -> None:
+        self._parts = (kind, args, state)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remake, self._parts
+
+
+def _remake(kind: type[Exception], args: tuple[Any, ...], state: dict[str, Any]) -> Exception:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    vars(error).update(state)
+    return error
 
 
 def plain_part(value: Any) -> bytes:
