@@ -15,12 +15,15 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
+import io
 import os
 import pickle
 import sys
+import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import cloudpickle
 
@@ -94,7 +97,7 @@ class ProcessLane:
     def load(self, fn: Callable[..., Any], factories: Mapping[str, Callable[[], Any]]) -> None:
         """Take the function and what opens its resources. Raises PlanError where they cannot be sent."""
         try:
-            function = cloudpickle.dumps((fn, dict(factories)), 5)
+            function = _by_value((fn, dict(factories)))
         except Exception as error:
             raise PlanError(
                 f"{self.label[9:]} cannot be sent to a child process: {said(error)}. What a function refers to goes "
@@ -211,7 +214,8 @@ class Place:
 
     def room(self) -> int:
         """How many calls to give it at a time."""
-        return self._lane.size
+        most = self._lane.options.recycle_items
+        return self._lane.size if most is None else max(1, min(self._lane.size, most - self._calls))
 
     @property
     def is_free(self) -> bool:
@@ -277,6 +281,7 @@ class Place:
     def leave(self) -> None:
         """Let the child end, as soon as it has nothing to do."""
         child, self._child = self._child, None
+        self._calls = 0
         if child is None or child.is_over:
             return
         if self._is_running:
@@ -311,7 +316,7 @@ class Place:
 
     def _pickled(self, at: int, value: Any) -> bytes:
         try:
-            data: bytes = cloudpickle.dumps(value, 5)
+            data = _by_value(value)
         except Exception as error:  # noqa: BLE001 - it is the item's failure
             raised = CallError(
                 f"the item, of type {type(value).__qualname__}, cannot be pickled for the child process: {said(error)}. "
@@ -429,6 +434,26 @@ class Place:
                 f"{lane.fruitless} child processes of {lane.label[9:]} died before they had called anything, the last of "
                 f"{why}" + (f"; it said:\n{said_last}" if said_last else "")
             )
+
+
+def _code_with_its_file(code: types.CodeType) -> Any:
+    """Reduce code as cloudpickle does, but keep the name of its file: tracebacks without it help nobody."""
+    reduced = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
+    args = [code.co_filename if type(arg) is str and arg == "<dynamic-code>" else arg for arg in reduced[1]]
+    return (reduced[0], tuple(args), *reduced[2:])
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it brings no types
+    dispatch_table: ClassVar[Any] = collections.ChainMap(
+        {types.CodeType: _code_with_its_file}, cloudpickle.Pickler.dispatch_table
+    )
+
+
+def _by_value(value: Any) -> bytes:
+    """Pickle with the definitions of all that the child could not import."""
+    file = io.BytesIO()
+    _Pickler(file, 5).dump(value)
+    return file.getvalue()
 
 
 def _how(status: int | None) -> str:
