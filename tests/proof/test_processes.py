@@ -10,7 +10,6 @@ Rules:
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import random
@@ -306,31 +305,31 @@ def test_a_signal_to_the_children_does_not_hurt(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_cancelled_at_every_await(tmp_path: Path) -> None:
-    """A small job on processes, cancelled at each point where it can be: it resumes, and leaves no child."""
+@pytest.mark.parametrize("times", [1, 2])
+def test_cancelled_at_every_await_point(times: int, tmp_path: Path) -> None:
+    """A small job on processes, cancelled anywhere, once or twice: it calls nothing twice, and leaves no child."""
     number = 0
     before = children(os.getpid())
 
     async def job() -> None:
         nonlocal number
         number += 1
-        flow = hr.Flow(range(6)).map(lambda n: {"n": n}, lane="process", concurrency=1, name="call")
-        await flow.into(hr.sqlite.table(tmp_path / f"{number}.db")).run()
+        place = str(tmp_path / str(number))
+
+        def call(item: int) -> int:
+            mark(place, item)
+            return item
+
+        await hr.Flow(range(6)).map(call, lane="process", concurrency=1).run()
 
     def check(ending: Any) -> None:
         assert not ending.left
         assert not alive(children(os.getpid()) - before)
-        place = tmp_path / f"{number}.db"
+        counts = called(tmp_path / str(number))
+        assert not counts or max(counts.values()) == 1
 
-        async def again() -> Any:
-            flow = hr.Flow(range(6)).map(lambda n: {"n": n}, lane="process", concurrency=1, name="call")
-            return await flow.into(hr.sqlite.table(place)).run()
-
-        if number % 5 == 0:
-            asyncio.run(again())
-            assert positions(place) == list(range(6))
-
-    assert cancel_everywhere(job, check, runner=run_real) > 5
+    # The store's thread makes the number of await points a matter of luck: there is none here.
+    assert cancel_everywhere(job, check, times=times, runner=run_real) > 5
 
 
 if __name__ == "__main__":
