@@ -40,7 +40,7 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
                 "headrace.report.StageReport", "headrace.report.FailureCause",
                 "headrace.events.Statistics", "headrace.events.StageStatistics",
             ],
-            "Decisions": ["Retry", "transient", "Limit", "headrace.policies.limits.LimitRefused", "shared"],
+            "Decisions": ["Retry", "transient", "Limit", "headrace.policies.limits.LimitRefused", "shared", "Processes"],
             "Steering an item from within a function": ["RetryAfter", "GiveUp", "Skip"],
             "Looking at outputs": [
                 "open", "headrace.flow.place.Place", "headrace.flow.place.JobInPlace", "headrace.ports.JobSummary",
@@ -48,7 +48,8 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
             ],
             "Errors": [
                 "HeadraceError", "PlanError", "SourceError", "SinkError", "LedgerError", "LedgerBusy", "IdentityChanged",
-                "CallError", "headrace.errors.Disposition", "TimedOut", "InDoubt", "ItemsFailed", "LaneError", "EngineError",
+                "CallError", "headrace.errors.Disposition", "TimedOut", "InDoubt", "WorkerDied", "ItemsFailed", "LaneError",
+                "EngineError",
             ],
         },
     ),

@@ -52,6 +52,8 @@ Kind = Literal["map", "flat_map", "filter", "batch", "take", "until"]
 DEFAULT_CONCURRENCY: Mapping[str, int] = {"loop": 100, "thread": 32}
 DEFAULT_FANOUT = 1000
 MINIMUM_WINDOW = 1024
+#: With child processes: they are given many short calls at a time.
+MINIMUM_WINDOW_OF_PROCESSES = 8192
 NO_DEFAULTS = StageDefaults(name="")
 
 
@@ -290,10 +292,18 @@ class Plan:
         return 1 + sum(stage.kind in ("flat_map", "batch") for stage in self.stages)
 
     def window(self, given: int | None) -> int:
-        """Give the window of a run: `given`, else max(1024, 4 × concurrency), and room for what fans out."""
+        """Give the window of a run: `given`, else max(1024, 4 × concurrency), and room for what fans out.
+
+        With a stage on processes it is 8192 at least.
+        """
         if given is not None:
             return given
-        return max(MINIMUM_WINDOW, 4 * self.concurrency, self._window_needed())
+        on_processes = any(stage.lane == "process" for stage in self.stages)
+        return max(
+            MINIMUM_WINDOW_OF_PROCESSES if on_processes else MINIMUM_WINDOW,
+            4 * self.concurrency,
+            self._window_needed(),
+        )
 
     def _window_needed(self) -> int:
         fanout = max((stage.fanout for stage in self.stages if stage.kind == "flat_map"), default=0)

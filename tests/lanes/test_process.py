@@ -88,6 +88,20 @@ def test_python_dash_c() -> None:
     )
 
 
+def test_functions_of_a_module_that_is_no_file() -> None:
+    """A module that was made while the program runs, as notebooks and test tools do, is sent by value."""
+    text = (
+        "import sys, types, headrace as hr\n"
+        "module = types.ModuleType('made_up')\n"
+        "sys.modules['made_up'] = module\n"
+        "exec('class Point:\\n    x = 1\\ndef f(n): return Point() if n else helper()\\ndef helper(): return 7',"
+        " vars(module))\n"
+        "first, second = hr.map_sync(module.f, range(2), lane='process').values\n"
+        "print(first, type(second) is module.Point)\n"
+    )
+    assert program(text) == "7 True\n"
+
+
 def test_modules_in_the_working_directory_do_not_hinder(tmp_path: Path) -> None:
     """A file of the user's that has the name of a standard module does not keep a child from starting."""
     for name in ("struct", "mmap", "signal"):
@@ -202,6 +216,26 @@ def test_many_results_larger_than_the_shared_memory(run: Callable[..., Any]) -> 
         )
     )
     assert got.values == [b"%d" % n * 5000 if n >= 1500 else n for n in range(3000)]
+
+
+@pytest.mark.slow
+def test_huge_results_take_bounded_memory() -> None:
+    """Hundreds of megabytes, a result at a time: the program holds a few of them, however many come."""
+    text = (
+        "import asyncio, headrace as hr\n"
+        "async def main():\n"
+        "    fn = lambda n: n if n < 2000 else bytes(20_000_000)\n"
+        "    total = 0\n"
+        "    async with hr.Flow(range(2030)).map(fn, lane='process', concurrency=2).stream() as outcomes:\n"
+        "        async for outcome in outcomes:\n"
+        "            total += outcome.item >= 2000 and len(outcome.value)\n"
+        "    print(total)\n"
+        "asyncio.run(main())\n"
+        "print(next(int(l.split()[1]) // 1024 for l in open('/proc/self/status') if l.startswith('VmHWM')))\n"
+    )
+    total, megabytes = map(int, program(text, timeout=60).split())
+    assert total == 600_000_000
+    assert megabytes < 350
 
 
 def test_every_kind_of_plain_result(run: Callable[..., Any]) -> None:

@@ -96,18 +96,18 @@ class ChunkCaller(Caller):
         """Take as many deliveries as the place has room for, but leave the other places their share."""
         dispatch = self.dispatch
         now = self.run.clock()
-        most = 1 if self._is_single else min(slot.place.room(), -(-len(dispatch) // self.spec.concurrency))
-        chunk: list[Delivery] = []
-        while len(chunk) < most:
+        if self._is_single:
             delivery = dispatch.take(now)
-            if delivery is None:
-                break
+            taken = [] if delivery is None else [delivery]
+        else:
+            most = min(slot.place.room(), -(-len(dispatch) // self.spec.concurrency))
+            taken = dispatch.take_some(most)
+        for delivery in taken:
             delivery.state = RUNNING
             delivery.tried += 1
             if not delivery.began:
                 delivery.began = now
-            chunk.append(delivery)
-        return chunk
+        return taken
 
     async def _prepare_chunk(self, slot: ChunkSlot) -> bool:
         """Do what only some stages need before a call; say whether anything is left to be called."""
@@ -159,6 +159,15 @@ class ChunkCaller(Caller):
 
     async def _deal_with(self, slot: ChunkSlot, answers: Any) -> None:
         chunk, limited, plain, forward = slot.chunk, bool(self.spec.limits), self._is_plain, self.forward
+        if (
+            plain and not limited and Raised not in set(map(type, answers))
+        ):  # the common case, in half the time
+            at = slot.at
+            slot.at += len(answers)
+            for delivery, answer in zip(chunk[at : slot.at], answers, strict=True):
+                delivery.value = answer
+                forward(delivery)
+            return
         for answer in answers:
             delivery = chunk[slot.at]
             slot.at += 1

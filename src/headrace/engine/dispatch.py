@@ -74,6 +74,17 @@ class Dispatch:
                 return delivery
         return None
 
+    def take_some(self, most: int) -> list[Delivery]:
+        """Give the next deliveries that may start now, at most so many; none only where there is none."""
+        taken: list[Delivery] = []
+        ready = self.ready
+        while ready and self.is_open and not taken:
+            some = [ready.popleft() for _ in range(min(most, len(ready)))]
+            taken = [
+                delivery for delivery in some if delivery.state == QUEUED
+            ]  # else settled while it queued
+        return taken
+
     def open(self) -> None:
         """Let workers take again."""
         self.is_open = True

@@ -14,6 +14,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import mmap
 import os
 import pickle
@@ -429,6 +430,7 @@ def main() -> None:
     signal.signal(
         signal.SIGTERM, lambda number, frame: None
     )  # a handler, so that what calls start does not inherit it
+    faulthandler.enable()  # a crash says where it was
     _die_with(parent)
     with contextlib.suppress(OSError):
         os.nice(niceness)

@@ -39,8 +39,9 @@ __all__ = ["Place", "ProcessLane", "RemoteTraceback"]
 #: How long a chunk is to take, in seconds, and the most calls in one.
 CHUNK_SECONDS = 0.004
 CHUNK_MOST = 4096
-#: The most bytes of values in a chunk of more than one.
+#: The bytes of values and results in a chunk, beyond which chunks get shorter, and beyond which the rest of one is recalled.
 CHUNK_BYTES = 1 << 20
+MOST_BYTES = 4 << 20
 #: How much longer the next chunk may be.
 GROWTH = 4
 #: So many children in a row that died without an answer fail the lane.
@@ -153,14 +154,14 @@ class ProcessLane:
         """How many calls make a chunk of a few milliseconds."""
         return int(self._size)
 
-    def took(self, calls: int, seconds: float, sent: int) -> None:
+    def took(self, calls: int, seconds: float, travelled: int) -> None:
         """Learn from a chunk that is over how long the next ones should be."""
         if not calls:
             self._size = 1.0
             return
         fits = calls * CHUNK_SECONDS / seconds if seconds > 0.0 else CHUNK_MOST
-        if sent:
-            fits = min(fits, calls * CHUNK_BYTES / sent)
+        if travelled:
+            fits = min(fits, calls * CHUNK_BYTES / travelled)
         # A short chunk says little: it lets the size grow from where it was, and a long one shrinks it at once.
         self._size = max(1.0, min(fits, self._size * GROWTH, CHUNK_MOST))
 
@@ -198,7 +199,7 @@ class Place:
         self.length = 0
         self.answered = 0
         self._values: Sequence[Any] = ()  # kept while they may have to be sent again
-        self._sent = 0  # bytes
+        self._travelled = 0  # bytes of values and results
         self._refused: dict[int, Raised] = {}  # those that could not be pickled
         self._read_to = wire.AREA
         self._answers: list[Any] = []
@@ -311,7 +312,7 @@ class Place:
         self._is_single = payload is None
         if payload is None:
             payload = pickle.dumps([self._pickled(at, value) for at, value in enumerate(self._values)], 5)
-        self._sent = len(payload)
+        self._travelled = len(payload)
         child.send(wire.SINGLY if self._is_single else wire.CHUNK, 0, payload)
 
     def _pickled(self, at: int, value: Any) -> bytes:
@@ -355,10 +356,13 @@ class Place:
         self._collect(child, number)
         if kind == wire.LARGE:
             self._answer(_unwrapped(memoryview(payload)))
+            self._travelled += len(payload)
+            if self._travelled > MOST_BYTES and self.answered + 1 < self.length:
+                self.recall()  # so that no more of these come than are dealt with
         elif kind == wire.OVER:
             self._calls += self.answered
             seconds, held = wire.SPENT.unpack(payload)
-            self._lane.took(self.answered, seconds, self._sent)
+            self._lane.took(self.answered, seconds, self._travelled + number - wire.AREA)
             self._over()
             options = self._lane.options
             if (options.recycle_items is not None and self._calls >= options.recycle_items) or (
@@ -375,9 +379,10 @@ class Place:
             return
         self._lane.fruitless = 0
         found = wire.read_parts(child.memory[start:end])
-        for number, value in enumerate(found):
-            if type(value) is bytes:
-                found[number] = _unwrapped(memoryview(value))
+        if bytes in set(map(type, found)):
+            for number, value in enumerate(found):
+                if type(value) is bytes:
+                    found[number] = _unwrapped(memoryview(value))
         if self._refused:
             for value in found:
                 self._answer(value)
@@ -450,9 +455,18 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it brings no types
 
 
 def _by_value(value: Any) -> bytes:
-    """Pickle with the definitions of all that the child could not import."""
+    """Pickle with the definitions of all that the child could not import: of `__main__`, and of modules from nowhere."""
     file = io.BytesIO()
-    _Pickler(file, 5).dump(value)
+    with contextlib.ExitStack() as stack:
+        for name, module in tuple(sys.modules.items()):
+            if (
+                type(module) is types.ModuleType
+                and module.__spec__ is None
+                and name == module.__name__ != "__main__"
+            ):
+                cloudpickle.register_pickle_by_value(module)
+                stack.callback(cloudpickle.unregister_pickle_by_value, module)
+        _Pickler(file, 5).dump(value)
     return file.getvalue()
 
 
