@@ -534,6 +534,33 @@ def test_pause_and_resume(run: Callable[..., Any], tmp_path: Path) -> None:
     assert calls(place) == dict.fromkeys(range(400), 1)
 
 
+def test_calls_that_are_recalled_again_and_again(run: Callable[..., Any], tmp_path: Path) -> None:
+    """Paused and resumed at any moment of short chunks, a job calls each item once, with its own answer."""
+    place = tmp_path / "calls"
+
+    async def main() -> Any:
+        found = {}
+        fn = marked(place, lambda n: -n)
+        async with hr.Flow(range(20_000)).map(fn, lane="process", concurrency=2).stream() as outcomes:
+
+            async def disturb() -> None:
+                while True:
+                    outcomes.job.pause()
+                    await asyncio.sleep(0)
+                    outcomes.job.resume()
+                    await asyncio.sleep(0.0005)
+
+            task = asyncio.get_running_loop().create_task(disturb())
+            async for outcome in outcomes:
+                found[outcome.item] = outcome.value
+            task.cancel()
+            await asyncio.wait((task,))
+        return found
+
+    assert run(main) == {n: -n for n in range(20_000)}
+    assert calls(place) == dict.fromkeys(range(20_000), 1)
+
+
 def test_stop_lets_the_running_call_finish(run: Callable[..., Any], tmp_path: Path) -> None:
     """A stop returns what has not begun, however long its chunk; what runs is finished and counts."""
     place = tmp_path / "calls"

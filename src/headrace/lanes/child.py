@@ -202,7 +202,9 @@ class Child:
         began = time.monotonic()
         at = self._call_all(self._call if kind == wire.CHUNK else self._load_and_call, began)
         spent = wire.SPENT.pack(time.monotonic() - began, _held() if self._tells_memory else 0)
-        self._send(wire.OVER, at, spent)
+        with self._lock:
+            self._remaining.clear()  # a recall that is late finds nothing of this chunk
+            self._send_locked(wire.OVER, at, spent)
 
     def _load_and_call(self, data: bytes) -> Any:
         assert self._call is not None
