@@ -15,26 +15,22 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
-import io
 import os
 import pickle
 import sys
-import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
-
-import cloudpickle
+from typing import Any
 
 from headrace.errors import CallError, LaneError, PlanError, WorkerDied
 from headrace.lanes import wire
 from headrace.lanes.child import LOST, said
+from headrace.lanes.pickling import by_value, unwrapped
 from headrace.lanes.supervisor import Supervised, death_text
 from headrace.plan import Processes
 from headrace.ports import Raised
 
-__all__ = ["Place", "ProcessLane", "RemoteTraceback"]
+__all__ = ["Place", "ProcessLane"]
 
 #: How long a chunk is to take, in seconds, and the most calls in one.
 CHUNK_SECONDS = 0.004
@@ -52,17 +48,6 @@ QUIT_GRACE = 5.0
 KILL_GRACE = 5.0
 #: Between the decision to end a call and the kill, in seconds: long enough to see whether it has ended by itself.
 SECOND_LOOK = 0.001
-
-
-class RemoteTraceback(Exception):
-    """What stands as the cause of an error that came from a child process: its traceback there."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
-
-    def __str__(self) -> str:
-        return f'\n"""\n{self.text.rstrip()}\n"""'
 
 
 class ProcessLane:
@@ -98,7 +83,7 @@ class ProcessLane:
     def load(self, fn: Callable[..., Any], factories: Mapping[str, Callable[[], Any]]) -> None:
         """Take the function and what opens its resources. Raises PlanError where they cannot be sent."""
         try:
-            function = _by_value((fn, dict(factories)))
+            function = by_value((fn, dict(factories)))
         except Exception as error:
             raise PlanError(
                 f"{self.label[9:]} cannot be sent to a child process: {said(error)}. What a function refers to goes "
@@ -317,7 +302,7 @@ class Place:
 
     def _pickled(self, at: int, value: Any) -> bytes:
         try:
-            data = _by_value(value)
+            data = by_value(value)
         except Exception as error:  # noqa: BLE001 - it is the item's failure
             raised = CallError(
                 f"the item, of type {type(value).__qualname__}, cannot be pickled for the child process: {said(error)}. "
@@ -355,7 +340,7 @@ class Place:
             return
         self._collect(child, number)
         if kind == wire.LARGE:
-            self._answer(_unwrapped(memoryview(payload)))
+            self._answer(unwrapped(memoryview(payload)))
             self._travelled += len(payload)
             if self._travelled > MOST_BYTES and self.answered + 1 < self.length:
                 self.recall()  # so that no more of these come than are dealt with
@@ -382,7 +367,7 @@ class Place:
         if bytes in set(map(type, found)):
             for number, value in enumerate(found):
                 if type(value) is bytes:
-                    found[number] = _unwrapped(memoryview(value))
+                    found[number] = unwrapped(memoryview(value))
         if self._refused:
             for value in found:
                 self._answer(value)
@@ -441,35 +426,6 @@ class Place:
             )
 
 
-def _code_with_its_file(code: types.CodeType) -> Any:
-    """Reduce code as cloudpickle does, but keep the name of its file: tracebacks without it help nobody."""
-    reduced = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
-    args = [code.co_filename if type(arg) is str and arg == "<dynamic-code>" else arg for arg in reduced[1]]
-    return (reduced[0], tuple(args), *reduced[2:])
-
-
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it brings no types
-    dispatch_table: ClassVar[Any] = collections.ChainMap(
-        {types.CodeType: _code_with_its_file}, cloudpickle.Pickler.dispatch_table
-    )
-
-
-def _by_value(value: Any) -> bytes:
-    """Pickle with the definitions of all that the child could not import: of `__main__`, and of modules from nowhere."""
-    file = io.BytesIO()
-    with contextlib.ExitStack() as stack:
-        for name, module in tuple(sys.modules.items()):
-            if (
-                type(module) is types.ModuleType
-                and module.__spec__ is None
-                and name == module.__name__ != "__main__"
-            ):
-                cloudpickle.register_pickle_by_value(module)
-                stack.callback(cloudpickle.unregister_pickle_by_value, module)
-        _Pickler(file, 5).dump(value)
-    return file.getvalue()
-
-
 def _how(status: int | None) -> str:
     text = death_text(status)
     if status == LOST:
@@ -477,39 +433,3 @@ def _how(status: int | None) -> str:
     if status == -9:
         return f"{text} (the system sends it where memory runs out)"
     return text
-
-
-def _unwrapped(content: memoryview) -> Any:
-    """Load what a wrapped part carries: a value, or what a call raised."""
-    if content[0] == wire.VALUE[0]:
-        end = 2 + content[1]
-        try:
-            return pickle.loads(content[end:])
-        except Exception as error:  # noqa: BLE001 - it is the item's failure
-            name = str(content[2:end], "utf-8", "replace")
-            raised = CallError(
-                f"the result, of type {name}, cannot be unpickled here: {said(error)}. Return plain data instead"
-            )
-            raised.ambiguous = True
-            raised.__cause__ = error
-            return Raised(raised)
-    data, text, trace, notes = pickle.loads(content[1:])
-    return Raised(_error(data, text, trace, notes))
-
-
-def _error(data: bytes | None, text: str, trace: str, notes: Sequence[str]) -> Exception:
-    error: object = None
-    if data is not None:
-        with contextlib.suppress(Exception):  # its words are there
-            error = pickle.loads(data)
-    if isinstance(error, Exception):
-        found = error
-    else:
-        found = CallError(text)
-        found.ambiguous = True
-    known = getattr(found, "__notes__", ())
-    for note in notes:
-        if note not in known:
-            found.add_note(note)
-    found.__cause__ = RemoteTraceback(trace)
-    return found
