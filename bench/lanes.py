@@ -140,13 +140,6 @@ def processes(quick: bool, say: Callable[[str], None]) -> Report:
         above(f"processes: {name} against {submit}", found, name, submit, rate, 50.0)
         for name in ("hr.map", "Flow.stream")
     ]
-    best = max(
-        (name for name in PROCESSES if not PROCESSES[name][0].startswith("headrace")),
-        key=lambda name: Table("", {}, found).medians()[name][rate],
-    )
-    report.checks.append(
-        above(f"processes: hr.map against the best, {best}", found, "hr.map", best, rate, 1.0)
-    )
     return report
 
 

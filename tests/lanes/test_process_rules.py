@@ -299,6 +299,27 @@ def test_a_cancelled_waiter_leaves_no_process(run: Callable[..., Any]) -> None:
     assert not {pid for pid in run(main) if is_alive(pid)}
 
 
+def test_a_loop_that_is_torn_down_leaves_no_process() -> None:
+    """A program that leaves its loop without waiting for its job goes on without the job's children."""
+    before = children_of(os.getpid())
+
+    async def main() -> set[int]:
+        inbox: hr.Inbox[int] = hr.Inbox()
+        job = hr.Flow(inbox).map(abs, lane="process", concurrency=1).start()
+        await job.__aenter__()
+        await inbox.put(1)
+        while job.statistics().done < 1:
+            await asyncio.sleep(0.005)
+        return children_of(os.getpid()) - before
+
+    pids = asyncio.run(main())
+    assert pids
+    until = time.monotonic() + 2
+    while any(map(is_alive, pids)) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not any(map(is_alive, pids))
+
+
 # ---------------------------------------------------------------------------------------------------- resources
 
 

@@ -82,7 +82,12 @@ class ChunkCaller(Caller):
             if not chunk:
                 if self.ended:
                     return
-                await dispatch.idle()
+                try:
+                    await dispatch.idle()
+                except asyncio.CancelledError:
+                    if self.run.is_torn_down:
+                        slot.place.kill_now()  # nobody will close the lane
+                    raise
                 dispatch.wake_more()
                 continue
             slot.chunk, slot.at, slot.delivery, slot.began = chunk, 0, chunk[0], self.run.clock()

@@ -37,6 +37,8 @@ __all__ = ["Supervised", "death_text"]
 READ = 1 << 16
 #: How much may be under way in a socket, in bytes: what is large goes faster by it.
 SOCKET_BUFFER = 1 << 22
+#: How often a thread whose child is over looks whether there is still a loop to take notice, in seconds.
+LOOK = 0.05
 #: The last characters of what a child said that did not start.
 TAIL = 2000
 _ROOT = str(Path(headrace.lanes.__file__).parents[2])
@@ -95,6 +97,7 @@ class Supervised:
         self._missing = 0  # bytes of the payload that are still to come
         self._kind = self._number = 0
         self._unsent: deque[memoryview] = deque()
+        self._is_let_go = threading.Event()
         self._loop.add_reader(self._socket.fileno(), self._readable)
         self._reads = True
         thread = threading.Thread(target=self._live, name=name, daemon=True)
@@ -238,10 +241,12 @@ class Supervised:
             else:
                 status = popen.wait()
                 self._is_reaped = True
-        try:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._ended, status)
-        except RuntimeError:
-            return  # the loop is closed
+        # A loop that is torn down may never come to it.
+        while not self._is_let_go.wait(LOOK):
+            if self._loop.is_closed():
+                self._let_go()
 
     def _start(self) -> None:
         ends = [self._child_socket.fileno(), self._child_control.fileno(), self._memory_file]
@@ -289,16 +294,20 @@ class Supervised:
         return said.decode("utf-8", "replace").strip()
 
     def close(self) -> None:
-        """Let go of everything, after its end; without it, what is held here is freed and the child dies by itself."""
+        """Let go of everything, after its end."""
         self._stop_reading()
         if self._socket.fileno() >= 0:
             self._loop.remove_writer(self._socket.fileno())
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._is_let_go.is_set():
+            return
+        self._is_let_go.set()
         self._unsent.clear()
         self._socket.close()
         self._control.close()
-        if self._output >= 0:
-            os.close(self._output)
-            self._output = -1
+        os.close(self._output)
         self.words.release()
         self.floats.release()
         with contextlib.suppress(BufferError):
