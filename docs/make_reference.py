@@ -40,7 +40,7 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
                 "headrace.report.StageReport", "headrace.report.FailureCause",
                 "headrace.events.Statistics", "headrace.events.StageStatistics",
             ],
-            "Decisions": ["Retry", "transient", "Limit", "headrace.policies.limits.LimitRefused", "shared"],
+            "Decisions": ["Retry", "transient", "Limit", "headrace.policies.limits.LimitRefused", "shared", "Processes"],
             "Advice on lanes": [
                 "advise", "headrace.advisor.advice.Advice", "headrace.policies.lane_verdict.CallCosts",
             ],
@@ -51,7 +51,8 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
             ],
             "Errors": [
                 "HeadraceError", "PlanError", "SourceError", "SinkError", "LedgerError", "LedgerBusy", "IdentityChanged",
-                "CallError", "headrace.errors.Disposition", "TimedOut", "InDoubt", "ItemsFailed", "LaneError", "EngineError",
+                "CallError", "headrace.errors.Disposition", "TimedOut", "InDoubt", "headrace.errors.WorkerDied", "ItemsFailed", "LaneError",
+                "EngineError",
             ],
         },
     ),

@@ -22,6 +22,8 @@ __all__ = [
     "Bookmark",
     "Call",
     "Chunk",
+    "ChunkLane",
+    "ChunkPlace",
     "Commit",
     "Configured",
     "DeadLetter",
@@ -34,6 +36,7 @@ __all__ = [
     "Lane",
     "Ledger",
     "Parking",
+    "Raised",
     "Reader",
     "Replayable",
     "Row",
@@ -225,6 +228,85 @@ class Lane(Protocol):
 
     async def close(self, grace: float) -> int:
         """Stop; give the number of calls that could not be stopped within `grace` seconds."""
+        ...
+
+
+class Raised:
+    """The answer of a call that raised. `died`: the process that made the call died of it."""
+
+    __slots__ = ("died", "error")
+
+    def __init__(self, error: Exception, *, died: bool = False) -> None:
+        self.error = error
+        self.died = died
+
+
+class ChunkPlace(Protocol):
+    """Makes calls in chunks, one call after the other, and answers for each by itself, in order.
+
+    A call that is answered was made; what the end of a chunk leaves without an answer was not begun.
+    """
+
+    length: int  #: the calls of the chunk that are made here; falls when some are taken back
+
+    def room(self) -> int:
+        """How many calls to give it at a time, 1 or more."""
+        ...
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the chunk is over, and another one may start."""
+        ...
+
+    def start(self, values: Sequence[Any]) -> None:
+        """Begin a chunk: a call for each of the values. Never waits."""
+        ...
+
+    async def answers(self) -> Sequence[Any]:
+        """Wait for news, and give the answers that have come: values, and `Raised` for calls that raised.
+
+        Gives none where `length` has fallen, or where the chunk is over. May be cancelled.
+        """
+        ...
+
+    def running(self) -> tuple[int, float] | None:
+        """Give the number of the call that runs and for how long it has, in seconds; None between calls."""
+        ...
+
+    def recall(self) -> None:
+        """Take back the calls that have not begun, as soon as may be; `length` says which these are."""
+        ...
+
+    def kill(self, number: int, error: Exception) -> None:
+        """End call `number` with `error`, if it still runs; its answer says so."""
+        ...
+
+    def kill_now(self) -> None:
+        """End whatever runs. The answer of the call that ran is `Raised` with `died`."""
+        ...
+
+
+@runtime_checkable
+class ChunkLane(Protocol):
+    """A lane whose places take several calls at once, answer for each, and can end any of them."""
+
+    name: str
+
+    def load(self, fn: Callable[..., Any], factories: Mapping[str, Callable[[], Any]]) -> None:
+        """Take the function, and what opens its resources, once for each place. Raises PlanError where it cannot."""
+        ...
+
+    def place(self) -> ChunkPlace:
+        """Make one more place for calls."""
+        ...
+
+    @property
+    def abandoned(self) -> int:
+        """How many calls were given up and still run."""
+        ...
+
+    async def close(self, grace: float) -> int:
+        """Stop; give the number of places that could not be stopped."""
         ...
 
 

@@ -90,9 +90,7 @@ def claims() -> Iterator[Claim]:
     )
 
 
-def _in_turns(
-    claim: str, what: str, ways: dict[str, Callable[[], float]], rounds: int = ROUNDS
-) -> Claim:
+def _in_turns(claim: str, what: str, ways: dict[str, Callable[[], float]], rounds: int = ROUNDS) -> Claim:
     """Measure ways of doing the same, taking turns."""
     found: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
@@ -242,7 +240,8 @@ def _inserts(rows_a_commit: int) -> float:
             for start in range(0, count, rows_a_commit):
                 connection.execute("BEGIN IMMEDIATE")
                 connection.executemany(
-                    "INSERT INTO t VALUES (?, ?)", [(n, "x" * 100) for n in range(start, start + rows_a_commit)]
+                    "INSERT INTO t VALUES (?, ?)",
+                    [(n, "x" * 100) for n in range(start, start + rows_a_commit)],
                 )
                 connection.execute("COMMIT")
             return count / (time.perf_counter() - began)
