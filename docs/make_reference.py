@@ -24,7 +24,20 @@ from typing import Any
 
 HERE = Path(__file__).parent / "reference"
 GENERATED = "<!-- Made by docs/make_reference.py; change the docstrings instead. -->\n"
-COMMANDS = ("", "fetch", "run", "resume", "status", "failures", "retry", "jobs", "advise", "demo", "init")
+COMMANDS = (
+    "",
+    "fetch",
+    "run",
+    "resume",
+    "status",
+    "failures",
+    "retry",
+    "jobs",
+    "advise",
+    "bench",
+    "demo",
+    "init",
+)
 
 #: Of each module: what it is called in programs, and its names under headings; names of other modules are dotted.
 SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
@@ -51,8 +64,8 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
             ],
             "Errors": [
                 "HeadraceError", "PlanError", "SourceError", "SinkError", "LedgerError", "LedgerBusy", "IdentityChanged",
-                "CallError", "headrace.errors.Disposition", "TimedOut", "InDoubt", "headrace.errors.WorkerDied", "ItemsFailed", "LaneError",
-                "EngineError",
+                "CallError", "headrace.errors.Disposition", "TimedOut", "InDoubt", "headrace.errors.WorkerDied",
+                "ItemsFailed", "LaneError", "EngineError",
             ],
         },
     ),
