@@ -17,6 +17,7 @@ __all__ = [
     "Event",
     "ItemSettled",
     "KeyHeld",
+    "LaneChosen",
     "RunFinished",
     "RunStarted",
     "RunStateChanged",
@@ -84,6 +85,25 @@ class KeyHeld(Event):
     key: str
     until: float
     reason: str
+
+
+@dataclasses.dataclass(slots=True)
+class LaneChosen(Event):
+    """A stage with `lane="auto"` was found to belong in `lane`, for `reason`.
+
+    A call takes `wall` seconds, of which `cpu_share` is computing; two threads are `speedup` times as fast as one, and
+    the way to a process and back takes `transport` seconds, where these were looked at. It rests on so many `calls`.
+    """
+
+    stage: str
+    lane: str
+    kind: str
+    reason: str
+    wall: float
+    cpu_share: float
+    speedup: float | None
+    transport: float | None
+    calls: int
 
 
 @dataclasses.dataclass(slots=True)

@@ -40,6 +40,7 @@ __all__ = [
     "Processes",
     "RunOptions",
     "StageSpec",
+    "cores",
     "function_name",
     "is_async",
     "known",
@@ -49,7 +50,7 @@ __all__ = [
 LaneName = Literal["loop", "thread", "process", "auto"]
 Kind = Literal["map", "flat_map", "filter", "batch", "take", "until"]
 
-DEFAULT_CONCURRENCY: Mapping[str, int] = {"loop": 100, "thread": 32}
+DEFAULT_CONCURRENCY: Mapping[str, int] = {"loop": 100, "thread": 32, "auto": 32}
 DEFAULT_FANOUT = 1000
 MINIMUM_WINDOW = 2048  # two commits of the committer: one is written while the other gathers
 #: With child processes: they are given many short calls at a time.
@@ -162,6 +163,8 @@ def make_stage(
     if lane is None:
         # A predicate is expected to be quick: sending each item to a thread and back would cost more than it does.
         lane = "loop" if is_async(fn) or kind == "filter" else "thread"
+    if lane == "auto" and (is_async(fn) or kind != "map"):
+        lane = "loop" if is_async(fn) else "thread"  # there is nothing to choose
     processes = lane if isinstance(lane, Processes) else None
     if isinstance(lane, Processes):
         lane = "process"
@@ -188,9 +191,14 @@ def make_stage(
     )
 
 
+def cores() -> int:
+    """Count the processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _default_concurrency(lane: str) -> int:
     if lane == "process":
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return cores()
     return DEFAULT_CONCURRENCY.get(lane, 1)
 
 
@@ -298,7 +306,7 @@ class Plan:
         """
         if given is not None:
             return given
-        on_processes = any(stage.lane == "process" for stage in self.stages)
+        on_processes = any(stage.lane in ("process", "auto") for stage in self.stages)
         return max(
             MINIMUM_WINDOW_OF_PROCESSES if on_processes else MINIMUM_WINDOW,
             4 * self.concurrency,
@@ -445,8 +453,8 @@ def _stage_problems(stage: StageSpec) -> list[str]:
         problems.append(f"concurrency={stage.concurrency!r}: give a whole number, 1 or more")
     if stage.effect not in get_args(Effect):
         problems.append(f'effect={stage.effect!r}: it is "safe", "idempotent" or "once"')
-    if stage.lane not in ("loop", "thread", "process"):
-        problems.append(f'lane={stage.lane!r}: it is "loop", "thread" or "process"')
+    if stage.lane not in get_args(LaneName):
+        problems.append(f'lane={stage.lane!r}: it is "loop", "thread", "process" or "auto"')
     elif stage.lane != "loop" and stage.fn is not None and is_async(stage.fn):
         problems.append(f'lane="{stage.lane}" needs a plain function, and this one is async: leave lane= out')
     if stage.lane == "process":
@@ -505,6 +513,10 @@ def _describe(stage: StageSpec) -> list[str]:
         lines.append("  ordered  leaves in the order in which it came")
     if stage.uses:
         lines.append(f"  uses     {', '.join(stage.uses)}")
+    if stage.lane == "auto":
+        lines.append(
+            "  auto     begins in threads; what computes and keeps no state moves to processes, where that is faster"
+        )
     if stage.lane == "process":
         lines.append("  child    one process for each; one that dies costs the call that it ran")
         options = stage.processes or Processes()

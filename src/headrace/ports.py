@@ -21,6 +21,7 @@ __all__ = [
     "AnyRow",
     "Bookmark",
     "Call",
+    "ChoosingLane",
     "Chunk",
     "ChunkLane",
     "ChunkPlace",
@@ -34,6 +35,7 @@ __all__ = [
     "JobSummary",
     "Keeping",
     "Lane",
+    "LaneChoice",
     "Ledger",
     "Parking",
     "Raised",
@@ -307,6 +309,43 @@ class ChunkLane(Protocol):
 
     async def close(self, grace: float) -> int:
         """Stop; give the number of places that could not be stopped."""
+        ...
+
+
+class LaneChoice(NamedTuple):
+    """Where a stage's function was found to belong, and by what.
+
+    `wall` is what a call takes (seconds), `cpu_share` the processor's part of that; `speedup` is what two threads achieve
+    over one, `transport` the way to a process and back (seconds), None where it was not looked at. `calls` is how many
+    calls the choice rests on.
+    """
+
+    lane: str
+    concurrency: int
+    kind: str
+    reason: str
+    wall: float
+    cpu_share: float
+    speedup: float | None
+    transport: float | None
+    calls: int
+
+
+@runtime_checkable
+class ChoosingLane(Lane, Protocol):
+    """A lane that watches its first calls, in few threads, and says whether the stage is to move to places of another."""
+
+    @property
+    def allows(self) -> int:
+        """How many calls may run at once now."""
+        ...
+
+    def look(self) -> LaneChoice | None:
+        """Say what was chosen, once, as soon as it can be told; None until then."""
+        ...
+
+    def moved_to(self) -> ChunkLane:
+        """Give the lane that the stage was moved to, its function loaded."""
         ...
 
 

@@ -37,7 +37,9 @@ class FailureCause:
 
 @dataclasses.dataclass(slots=True)
 class StageReport:
-    """What one stage did. `busy` is the sum of the seconds that its calls took."""
+    """What one stage did. `busy` is the sum of the seconds that its calls took; `chosen` says why it was put in its lane,
+    where that was left to headrace.
+    """
 
     name: str
     lane: str
@@ -46,6 +48,7 @@ class StageReport:
     failures: int = 0
     busy: float = 0.0
     abandoned: int = 0
+    chosen: str | None = None
 
 
 def exit_code(
@@ -174,6 +177,7 @@ class Report:
         if self.trouble:
             lines.append(f"trouble: {self.trouble}")
         lines += [f"  {_number(c.count)} × {c.stage}: {c.error}: {c.example}" for c in self.causes]
+        lines += [f"{s.name} ran on the {s.lane} lane: {s.chosen}" for s in self.stages if s.chosen]
         lines += [f"warning: {warning}" for warning in self.warnings]
         if self.abandoned:
             lines.append(f"{self.abandoned} calls could not be stopped and still run")

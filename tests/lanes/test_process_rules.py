@@ -433,7 +433,7 @@ async def asynchronous(number: int) -> int:
     [
         ({"fn": asynchronous, "lane": "process"}, "needs a plain function"),
         ({"fn": abs, "lane": "process", "uses": {"it": hr.shared(dict)}}, "processes share nothing"),
-        ({"fn": abs, "lane": "auto"}, 'it is "loop", "thread" or "process"'),
+        ({"fn": abs, "lane": "gpu"}, 'it is "loop", "thread", "process" or "auto"'),
         ({"fn": abs, "lane": hr.Processes(memory=0)}, "memory=0"),
         ({"fn": abs, "lane": hr.Processes(nice=-1)}, "nice=-1"),
     ],

@@ -20,10 +20,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from headrace.advisor.measure import cores
 from headrace.flow.builder import Flow
 from headrace.flow.main import new_loop
-from headrace.plan import LaneName
+from headrace.plan import LaneName, cores
 
 __all__ = ["Claim", "claims"]
 

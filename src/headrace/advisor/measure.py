@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
-import os
 import pickle
 import resource
 import statistics
@@ -21,24 +20,17 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final
 
-from headrace.advisor.gil import GilProbe
 from headrace.advisor.steps import Steps, stepped
-from headrace.plan import is_async
+from headrace.lanes.gil import GilProbe
+from headrace.plan import cores, is_async
 from headrace.policies.lane_verdict import SMALL, WAITING, CallCosts
 
-__all__ = ["Measurement", "cores", "measure"]
+__all__ = ["Measurement", "measure"]
 
 #: How long the calls of one part may take in all, in seconds.
 BUDGET: Final = 3.0
 #: What a value costs on its way to a child and back beyond its pickling, chunked as it is, in seconds.
 HAND_OVER: Final = 5e-6
-
-
-def cores() -> int:
-    """Count the processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class Measurement:
@@ -135,23 +127,28 @@ def _interruptions() -> int:
 def _alone(fn: Callable[..., Any], values: Iterator[Any], most: int, found: Measurement) -> list[_Sample]:
     taken: list[_Sample] = []
     until = time.perf_counter() + BUDGET
-    with GilProbe() as probe:
-        for value in itertools.islice(values, most):
-            if (taken and time.perf_counter() > until) or not found.may_call():
-                break
-            interrupted = _interruptions()
-            began, computed = time.perf_counter(), time.process_time()
-            try:
-                result = fn(value)
-            except Exception as error:  # noqa: BLE001 - it is counted, and raised if nothing else comes
-                found.failed(error)
-                continue
-            wall, cpu = time.perf_counter() - began, time.process_time() - computed
-            taken.append(_Sample(value, wall, cpu, result))
-            taken[-1].interrupted = _interruptions() > interrupted
-    found.gil_free = probe.free
+    probe = GilProbe()
+    probe.start()
+    ticks, asked, since = probe.ticks, probe.cpu, time.perf_counter()
+    for value in itertools.islice(values, most):
+        if (taken and time.perf_counter() > until) or not found.may_call():
+            break
+        interrupted = _interruptions()
+        began, computed = time.perf_counter(), time.process_time()
+        try:
+            result = fn(value)
+        except Exception as error:  # noqa: BLE001 - it is counted, and raised if nothing else comes
+            found.failed(error)
+            continue
+        wall, cpu = time.perf_counter() - began, time.process_time() - computed
+        taken.append(_Sample(value, wall, cpu, result))
+        taken[-1].interrupted = _interruptions() > interrupted
+    took = time.perf_counter() - since
+    found.gil_free = probe.free(probe.ticks - ticks, took)
+    probe.end()
+    probe.join()
     for one in taken:
-        one.cpu = max(0.0, one.cpu - probe.cpu * one.wall)
+        one.cpu = max(0.0, one.cpu - (probe.cpu - asked) * one.wall / max(took, 1e-9))
     return taken[1:] if len(taken) > 2 else taken  # the first one warms up
 
 

@@ -19,8 +19,8 @@ def bench(json: Json = False) -> int:
     Takes less than a minute, and talks to nobody.
     """
     from headrace.advisor.claims import claims
-    from headrace.advisor.measure import cores
     from headrace.cli.screen import say, tell, tell_json
+    from headrace.plan import cores
 
     say(f"on {cores()} cores; less than a minute")
     for claim in claims():

@@ -167,6 +167,7 @@ class Accounts:
                     c.failures,
                     c.busy,
                     c.lane.abandoned + c.given_up,
+                    None if c.choice is None else c.choice.reason,
                 )
                 for c in run.callers
             ],

@@ -23,7 +23,7 @@ from headrace.engine.window import Level
 from headrace.item import QUEUED, RUNNING, Delivery
 from headrace.plan import StageSpec
 from headrace.policies import limits as admission
-from headrace.ports import ChunkLane, ChunkPlace, Raised, current_call
+from headrace.ports import ChoosingLane, ChunkLane, ChunkPlace, Raised, current_call
 
 if TYPE_CHECKING:
     from headrace.engine.run import Run
@@ -53,9 +53,11 @@ class ChunkSlot(Slot):
 class ChunkCaller(Caller):
     """A stage that calls a function in chunks."""
 
-    def __init__(self, run: Run, spec: StageSpec, lane: ChunkLane, level: Level, below: Level) -> None:
+    def __init__(
+        self, run: Run, spec: StageSpec, lane: ChunkLane | ChoosingLane, level: Level, below: Level
+    ) -> None:
         super().__init__(run, spec, lane, level, below)
-        self._places = lane
+        self._places: Any = lane
         self._is_single = bool(spec.limits) or spec.effect == "once"
         self._is_careful = spec.within is not None or spec.effect == "once" or run.plan.levels > 1
         self._is_plain = spec.kind == "map" and not spec.ordered

@@ -25,6 +25,7 @@ from headrace.aio.tasks import TaskOwner
 from headrace.engine.accounts import Accounts
 from headrace.engine.batch import Gatherer, Tap
 from headrace.engine.bus import Bus
+from headrace.engine.choosing import ChoosingCaller
 from headrace.engine.chunks import ChunkCaller
 from headrace.engine.committer import Committer
 from headrace.engine.delays import Delays
@@ -48,7 +49,17 @@ from headrace.events import (
 )
 from headrace.item import Delivery
 from headrace.plan import Plan, RunOptions
-from headrace.ports import Chunk, ChunkLane, JobState, Lane, Ledger, Replayable, Shared, Subscriber
+from headrace.ports import (
+    ChoosingLane,
+    Chunk,
+    ChunkLane,
+    JobState,
+    Lane,
+    Ledger,
+    Replayable,
+    Shared,
+    Subscriber,
+)
 from headrace.report import Report
 
 __all__ = ["Run"]
@@ -128,7 +139,9 @@ class Run:
                 self.nodes.append(Tap(self, spec))
             else:
                 lane = self._make_lane(spec, self.trouble)
-                if isinstance(lane, ChunkLane):
+                if isinstance(lane, ChoosingLane):
+                    self.nodes.append(ChoosingCaller(self, spec, lane, level, below))
+                elif isinstance(lane, ChunkLane):
                     self.nodes.append(ChunkCaller(self, spec, lane, level, below))
                 else:
                     self.nodes.append(Caller(self, spec, lane, level, below))

@@ -29,7 +29,7 @@ from headrace.item import QUEUED, RUNNING, WAITING, Delivery
 from headrace.plan import StageSpec
 from headrace.policies import limits as admission
 from headrace.policies.retry import decide
-from headrace.ports import ChunkLane, Lane, current_call
+from headrace.ports import ChunkLane, Lane, LaneChoice, current_call
 
 if TYPE_CHECKING:
     from headrace.engine.run import Run
@@ -59,6 +59,7 @@ class Caller:
         self.emitting = 0
         self.given_up = 0  # workers lost to calls that would not end
         self.ended = False
+        self.choice: LaneChoice | None = None  # of a lane that was to be chosen
         self.forward: Callable[[Delivery], None] = run.endings.leave
         self._call: Callable[[Any], Awaitable[Any]] | None = None
         self._gate = Gate()

@@ -21,7 +21,7 @@ from headrace.events import Statistics
 from headrace.item import Outcome
 from headrace.lanes.loop import LoopLane
 from headrace.lanes.thread import ThreadLane
-from headrace.plan import Plan, RunOptions, StageSpec
+from headrace.plan import Plan, RunOptions, StageSpec, cores
 from headrace.ports import (
     ChunkLane,
     DeadLetter,
@@ -56,6 +56,17 @@ def _make_lane(spec: StageSpec, on_trouble: Callable[[HeadraceError], None]) -> 
         from headrace.lanes.process import ProcessLane
 
         return ProcessLane(spec.concurrency, spec.name, on_trouble, spec.processes)
+    if spec.lane == "auto":
+        from headrace.lanes.auto import AutoLane
+        from headrace.lanes.process import ProcessLane
+
+        return AutoLane(
+            ThreadLane(spec.concurrency, spec.name, on_trouble),
+            lambda: ProcessLane(min(cores(), spec.concurrency), spec.name, on_trouble),
+            places=min(cores(), spec.concurrency),
+            most_threads=spec.concurrency,
+            cores=cores(),
+        )
     if spec.lane == "thread":
         return ThreadLane(spec.concurrency, spec.name, on_trouble)
     return LoopLane()
