@@ -29,6 +29,8 @@ __all__ = ["Measurement", "measure"]
 
 #: How long the calls of one part may take in all, in seconds.
 BUDGET: Final = 3.0
+#: How long the calls that are made alone should take together, where fewer than a fifth of all would take less.
+ENOUGH: Final = 0.1
 #: What a value costs on its way to a child and back beyond its pickling, chunked as it is, in seconds.
 HAND_OVER: Final = 5e-6
 
@@ -76,7 +78,7 @@ def measure(fn: Callable[..., Any], samples: Sequence[Any], most_calls: int) -> 
     """
     found = Measurement(most_calls)
     asynchronous = is_async(fn)
-    alone = max(1, most_calls // 5)
+    alone = max(1, most_calls * 2 // 5)
     values = itertools.cycle(samples)
     taken = (
         asyncio.run(_alone_async(fn, values, alone, found))
@@ -126,29 +128,32 @@ def _interruptions() -> int:
 
 def _alone(fn: Callable[..., Any], values: Iterator[Any], most: int, found: Measurement) -> list[_Sample]:
     taken: list[_Sample] = []
-    until = time.perf_counter() + BUDGET
     probe = GilProbe()
     probe.start()
-    ticks, asked, since = probe.ticks, probe.cpu, time.perf_counter()
-    for value in itertools.islice(values, most):
-        if (taken and time.perf_counter() > until) or not found.may_call():
-            break
-        interrupted = _interruptions()
-        began, computed = time.perf_counter(), time.process_time()
-        try:
-            result = fn(value)
-        except Exception as error:  # noqa: BLE001 - it is counted, and raised if nothing else comes
-            found.failed(error)
-            continue
-        wall, cpu = time.perf_counter() - began, time.process_time() - computed
-        taken.append(_Sample(value, wall, cpu, result))
-        taken[-1].interrupted = _interruptions() > interrupted
-    took = time.perf_counter() - since
-    found.gil_free = probe.free(probe.ticks - ticks, took)
-    probe.end()
-    probe.join()
+    try:
+        ticks, asked, since = probe.ticks, probe.cpu, time.perf_counter()
+        for value in itertools.islice(values, most):
+            budget = BUDGET if found.calls < found.most_calls // 5 else ENOUGH
+            if (taken and time.perf_counter() > since + budget) or not found.may_call():
+                break
+            interrupted = _interruptions()
+            began, computed = time.perf_counter(), time.process_time()
+            try:
+                result = fn(value)
+            except Exception as error:  # noqa: BLE001 - it is counted, and raised if nothing else comes
+                found.failed(error)
+                continue
+            wall, cpu = time.perf_counter() - began, time.process_time() - computed
+            taken.append(_Sample(value, wall, cpu, result))
+            taken[-1].interrupted = _interruptions() > interrupted
+        took = time.perf_counter() - since
+        found.gil_free = probe.free(probe.ticks - ticks, took)
+        asking = (probe.cpu - asked) / max(took, 1e-9)
+    finally:
+        probe.end()
+        probe.join()
     for one in taken:
-        one.cpu = max(0.0, one.cpu - (probe.cpu - asked) * one.wall / max(took, 1e-9))
+        one.cpu = max(0.0, one.cpu - asking * one.wall)
     return taken[1:] if len(taken) > 2 else taken  # the first one warms up
 
 
