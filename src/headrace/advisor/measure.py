@@ -64,11 +64,12 @@ class Measurement:
 
 
 class _Sample:
-    __slots__ = ("cpu", "interrupted", "result", "steps", "value", "wall")
+    __slots__ = ("cpu", "interrupted", "result", "steps", "ticks", "value", "wall")
 
     def __init__(self, value: Any, wall: float, cpu: float, result: Any, steps: Steps | None = None) -> None:
         self.value, self.wall, self.cpu, self.result, self.steps = value, wall, cpu, result, steps
         self.interrupted = False
+        self.ticks = 0
 
 
 def measure(fn: Callable[..., Any], samples: Sequence[Any], most_calls: int) -> Measurement:
@@ -131,12 +132,12 @@ def _alone(fn: Callable[..., Any], values: Iterator[Any], most: int, found: Meas
     probe = GilProbe()
     probe.start()
     try:
-        ticks, asked, since = probe.ticks, probe.cpu, time.perf_counter()
+        asked, since = probe.cpu, time.perf_counter()
         for value in itertools.islice(values, most):
             budget = BUDGET if found.calls < found.most_calls // 5 else ENOUGH
             if (taken and time.perf_counter() > since + budget) or not found.may_call():
                 break
-            interrupted = _interruptions()
+            ticks, interrupted = probe.ticks, _interruptions()
             began, computed = time.perf_counter(), time.process_time()
             try:
                 result = fn(value)
@@ -145,9 +146,10 @@ def _alone(fn: Callable[..., Any], values: Iterator[Any], most: int, found: Meas
                 continue
             wall, cpu = time.perf_counter() - began, time.process_time() - computed
             taken.append(_Sample(value, wall, cpu, result))
+            taken[-1].ticks = probe.ticks - ticks
             taken[-1].interrupted = _interruptions() > interrupted
         took = time.perf_counter() - since
-        found.gil_free = probe.free(probe.ticks - ticks, took)
+        found.gil_free = probe.free((one.wall, one.cpu, one.ticks) for one in taken)
         asking = (probe.cpu - asked) / max(took, 1e-9)
     finally:
         probe.end()

@@ -158,7 +158,7 @@ class AutoLane:
             return None
         assert self._probe is not None
         wall, share = _typical(calls)
-        free = self._probe.free(sum(call.ticks for call in calls), sum(call.wall for call in calls))
+        free = self._probe.free((call.wall, call.cpu, call.ticks) for call in calls)
         self._alone = costs = CallCosts(wall, wall * share, self._cores, gil_free=free)
         if share < WAITING:
             return self._choose(costs, len(calls))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable
 from typing import Final
 
 __all__ = ["GilProbe"]
@@ -19,6 +20,7 @@ __all__ = ["GilProbe"]
 _MOMENT: Final = 0.0002
 _ENOUGH: Final = 0.004
 _PRACTICE: Final = 0.01
+_WHOLE: Final = 0.9
 
 
 class GilProbe:
@@ -47,8 +49,14 @@ class GilProbe:
         time.sleep(_PRACTICE)
         self._period = (time.perf_counter() - began) / max(1, self.ticks - before)
 
-    def free(self, ticks: int, seconds: float) -> float | None:
-        """Say for which share of the `seconds` in which it counted `ticks` the GIL was free; None of too few to tell."""
+    def free(self, calls: Iterable[tuple[float, float, int]]) -> float | None:
+        """Say for which share of some calls the GIL was free, given the seconds that each took, the seconds of CPU in them,
+        and the ticks; None where there is too little to tell.
+
+        Only calls count that computed all the time: while one waits for its turn on a processor, the GIL may be free.
+        """
+        whole = [(wall, ticks) for wall, cpu, ticks in calls if cpu >= _WHOLE * wall]
+        seconds, ticks = sum(wall for wall, _ in whole), sum(ticks for _, ticks in whole)
         return min(1.0, ticks * self._period / seconds) if seconds >= _ENOUGH else None
 
     def end(self) -> None:
