@@ -60,6 +60,11 @@ class Dispatch:
         self.ready.extend(deliveries)
         self.wake_more()
 
+    def add_workers(self, more: int) -> None:
+        """Let there be more workers."""
+        self._spare += more
+        self.wake_more()
+
     def take(self, now: float) -> Delivery | None:
         """Give the next delivery that may start now, admitted; None where there is none."""
         ready = self.ready

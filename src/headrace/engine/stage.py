@@ -73,6 +73,7 @@ class Caller:
             if spec.limits
             else Dispatch(loop, spec.concurrency, self.spawn)
         )
+        if lane.name == 'thread': lane.on_quick = self.dispatch.add_workers
 
     @property
     def attempts(self) -> int:
