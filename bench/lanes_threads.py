@@ -80,9 +80,7 @@ async def ideal(fn: Fn, count: int) -> int:
         for item in share:
             fn(item)
 
-    threads = [
-        threading.Thread(target=loop_over, args=(range(n, count, THREADS),)) for n in range(THREADS)
-    ]
+    threads = [threading.Thread(target=loop_over, args=(range(n, count, THREADS),)) for n in range(THREADS)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -173,7 +171,9 @@ def bench(quick: bool, say: Callable[[str], None]) -> Report:
             report.tables.append(Table(title, COLUMNS, found, "hr.map", "items_per_second"))
             report.checks.append(_check(kind, loop, found))
     seen = run_side(Side("watchdog", "bench.lanes_threads:watchdog", {"count": 5}))
-    report.checks.append(Check("CPU work on the loop: the watchdog names the function", seen["named"], 1, unit=""))
+    report.checks.append(
+        Check("CPU work on the loop: the watchdog names the function", seen["named"], 1, unit="")
+    )
     report.checks.append(Check("… and the share of the time held that it saw", seen["share"], 0.8, unit=""))
     return report
 
@@ -181,5 +181,9 @@ def bench(quick: bool, say: Callable[[str], None]) -> Report:
 def _check(kind: str, loop: str, found: Any) -> Check:
     rate = "items_per_second"
     if kind == "1 ms":
-        return above(f"1 ms blocking, {loop}: hr.map against ideal", found, "hr.map", "bare threads", rate, 0.95)
-    return above(f"small calls, {loop}: hr.map against to_thread", found, "hr.map", "asyncio.to_thread", rate, 4.0)
+        return above(
+            f"1 ms blocking, {loop}: hr.map against ideal", found, "hr.map", "bare threads", rate, 0.95
+        )
+    return above(
+        f"small calls, {loop}: hr.map against to_thread", found, "hr.map", "asyncio.to_thread", rate, 4.0
+    )

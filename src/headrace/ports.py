@@ -44,6 +44,7 @@ __all__ = [
     "StageDefaults",
     "Stuck",
     "Subscriber",
+    "TakingAhead",
     "Transactional",
     "current_call",
 ]
@@ -224,6 +225,30 @@ class Lane(Protocol):
 
     async def close(self, grace: float) -> int:
         """Stop; give the number of calls that could not be stopped within `grace` seconds."""
+        ...
+
+
+@runtime_checkable
+class TakingAhead(Lane, Protocol):
+    """A lane that may be handed more calls than it has places for, so that no place waits for its next call.
+
+    `on_quick` is called once, when calls prove to be short, with the number of calls that the lane would have at hand.
+    """
+
+    on_quick: Callable[[int], None] | None
+    busy: float  #: seconds that calls took, from where they began here
+
+    @property
+    def queued(self) -> int:
+        """How many calls were handed over and have not begun."""
+        ...
+
+    def waited(self, call: Call) -> float:
+        """Give the seconds that an attempt waited before it began; infinite while it waits."""
+        ...
+
+    def withdraw(self, call: Call) -> bool:
+        """Take an attempt back that has not begun, and say whether it was so; its waiter is to be cancelled."""
         ...
 
 

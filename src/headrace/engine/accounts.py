@@ -114,12 +114,13 @@ class Accounts:
 
     @staticmethod
     def _stage_statistics(caller: Caller) -> StageStatistics:
+        ahead = len(caller.ahead) if caller.ahead is not None else 0  # with the lane, and not begun
         return StageStatistics(
             name=caller.spec.name,
             lane=caller.spec.lane,
-            queued=len(caller.dispatch),
+            queued=len(caller.dispatch) + ahead,
             held=getattr(caller.dispatch, "held", 0),
-            running=caller.running,
+            running=caller.running - ahead,
             waiting=caller.waiting,
             attempts=caller.attempts,
             failures=caller.failures,

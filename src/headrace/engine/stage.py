@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from headrace.aio.gate import Gate, wake_waiters
+from headrace.engine.ahead import ahead_of
 from headrace.engine.dispatch import Dispatch, KeyedDispatch
 from headrace.engine.lineage import Child, Ending, begin_family, count_sent, is_doomed, root_of
 from headrace.engine.reorder import Reorder
@@ -73,7 +74,7 @@ class Caller:
             if spec.limits
             else Dispatch(loop, spec.concurrency, self.spawn)
         )
-        if lane.name == 'thread': lane.on_quick = self.dispatch.add_workers
+        self.ahead = ahead_of(self, lane)
 
     @property
     def attempts(self) -> int:
@@ -83,6 +84,8 @@ class Caller:
     @property
     def busy(self) -> float:
         """The seconds that these calls took."""
+        if self.ahead is not None:
+            return self.ahead.busy
         return self._busy_before + sum(slot.busy for slot in self.slots)
 
     @property
@@ -473,6 +476,8 @@ class Caller:
 
     def expired(self, slot: Slot, now: float) -> None:
         """The sweep found that this slot's time limit has passed."""
+        if slot.ending is None and self.ahead is not None and self.ahead.put_off(slot, now):
+            return
         if slot.ending == "timeout":
             self.give_up(slot, self._timed_out(slot.delivery) if slot.delivery is not None else None)
             return

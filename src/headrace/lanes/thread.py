@@ -48,7 +48,12 @@ _lane_numbers = itertools.count(1)
 class _Job:
     """One call on its way through a thread."""
 
-    __slots__ = ("began", "call", "context", "error", "future", "given_up", "handed", "on_return", "result", "took", "value")
+    given_up = False
+    result: Any = None
+    error: BaseException | None = None
+    on_return: Callable[[], None] | None = None
+    began: float  # this one and the next are set by the thread
+    took: float
 
     def __init__(self, call: Callable[..., Any], value: Any, future: asyncio.Future[Any]) -> None:
         self.call = call
@@ -56,12 +61,6 @@ class _Job:
         self.future = future
         self.context = contextvars.copy_context()
         self.handed = time.monotonic()
-        self.given_up = False
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self.on_return: Callable[[], None] | None = None
-        self.began: float  # set by the thread, as is
-        self.took: float
 
     def is_for(self, call: Call) -> bool:
         """Whether this is the job of an attempt; no more when its function has returned."""
@@ -95,7 +94,7 @@ class ThreadLane:
         max_abandoned: int | None = None,
     ) -> None:
         self.name = "thread"
-        self.busy = 0.0
+        self.busy = 0.0  # seconds that calls took, from where a thread began them
         self.on_quick: Callable[[int], None] | None = None
         self._label = f"headrace-{name}-{next(_lane_numbers)}"
         self._size = threads
@@ -107,7 +106,6 @@ class ThreadLane:
         self._jobs: deque[_Job] = deque()
         self._returned: deque[_Job] = deque()
         self._notified = False  # the loop is to collect what has returned
-        self._out = 0  # calls handed over and not yet back
         self._stuck: set[_Job] = set()  # those that were given up and still run, each in a thread of its own
         # threads
         self._threads: set[_Thread] = set()
@@ -129,9 +127,23 @@ class ThreadLane:
         return len(self._stuck)
 
     @property
+    def _at_work(self) -> int:
+        return len(self._threads) - len(self._stuck) - len(self._idle)
+
+    @property
     def queued(self) -> int:
         """The calls that were handed over and that no thread has begun."""
         return len(self._jobs)
+
+    def withdraw(self, call: Call) -> bool:
+        """Take an attempt back that no thread has begun; False where one has. Its waiter is to be cancelled."""
+        for job in tuple(self._jobs):
+            if job.is_for(call):
+                with contextlib.suppress(ValueError):
+                    self._jobs.remove(job)
+                    job.given_up = True
+                    return True
+        return False
 
     def waited(self, call: Call) -> float:
         """Give the seconds that an attempt waited for its thread; infinite while it does."""
@@ -165,7 +177,9 @@ class ThreadLane:
                 self._give_up(job)
                 raise
             finally:
-                del job  # its error's traceback holds this frame: they would keep each other, and the item, alive
+                del (
+                    job
+                )  # its error's traceback holds this frame: they would keep each other, and the item, alive
 
         return call
 
@@ -173,8 +187,7 @@ class ThreadLane:
 
     def _find_hands(self) -> None:
         """See to it that a thread takes what was put into `jobs`."""
-        self._out += 1
-        at_work = len(self._threads) - len(self._stuck) - len(self._idle)
+        at_work = self._at_work
         if self._tiny:
             if self._look_timer is None:
                 self._look_timer = self._loop.call_later(LOOK_AFTER, self._look)
@@ -209,16 +222,16 @@ class ThreadLane:
 
     def _give_up(self, job: _Job) -> None:
         """Leave the call to itself. Its thread ends when the call returns, and another one takes its place now."""
-        if job.future.done() and not job.future.cancelled():
-            return  # it came back in the same turn of the loop
+        if job.given_up or (job.future.done() and not job.future.cancelled()):
+            return  # it was withdrawn, or came back in the same turn of the loop
         job.given_up = True
-        self._out -= 1
         with contextlib.suppress(ValueError):
             self._jobs.remove(job)
             return  # no thread had taken it
         if job in self._returned:
             return
         self._stuck.add(job)
+        self.busy += time.monotonic() - job.handed
         call = current_call.get(None)
         if call is not None:
             call.stuck = job
@@ -259,7 +272,8 @@ class ThreadLane:
                 try:
                     if own is None:
                         own = _open_all(stack, self._factories)
-                    job.result = job.context.run(job.call, job.value, **own)
+                    run, value = job.context.run, job.value
+                    job.result = run(job.call, value, **own) if own else run(job.call, value)
                 except BaseException as error:  # noqa: BLE001 - it is handed to the item that raised it
                     job.error = error
                 job.context = job.call = None  # type: ignore[assignment]  # let go of them before the result waits
@@ -306,14 +320,13 @@ class ThreadLane:
         returned, count, took = self._returned, 0, 0.0
         while returned:
             job = returned.popleft()
-            count += 1
-            took += job.took
             if job.given_up:
                 self._stuck.discard(job)
                 if job.on_return is not None:
                     job.on_return()
                 continue
-            self._out -= 1
+            count += 1
+            took += job.took
             future = job.future
             if future.done():
                 continue
@@ -341,7 +354,7 @@ class ThreadLane:
         if before < ENOUGH and self._mean < QUICK and self.on_quick is not None:
             self.on_quick(self._size)
         self._tiny = self._mean < TINY
-        if self._tiny and self._out and self._look_timer is None:
+        if self._tiny and self._at_work and self._look_timer is None:
             self._look_timer = self._loop.call_later(LOOK_AFTER, self._look)
 
     def _look(self) -> None:
@@ -353,7 +366,7 @@ class ThreadLane:
             self._mean = max(self._mean, LOOK_AFTER)
             if self._jobs:
                 self._rouse()
-        elif self._out:
+        elif self._at_work:
             self._look_timer = self._loop.call_later(LOOK_AFTER, self._look)
         self._measured_then = self._measured
 
