@@ -244,7 +244,7 @@ class TakingAhead(Lane, Protocol):
         ...
 
     def waited(self, call: Call) -> float:
-        """Give the seconds that an attempt waited before it began; infinite while it waits."""
+        """Give the seconds that an attempt waited before it began; infinite while it waits, and when it is over."""
         ...
 
     def withdraw(self, call: Call) -> bool:

@@ -146,15 +146,12 @@ class ThreadLane:
         return False
 
     def waited(self, call: Call) -> float:
-        """Give the seconds that an attempt waited for its thread; infinite while it does."""
-        for job in tuple(self._jobs):
-            if job.is_for(call):
-                return math.inf
+        """Give the seconds that an attempt waited for its thread; infinite while it does, or where its result is there."""
         for thread in tuple(self._threads):
-            job_of_thread = thread.job
-            if job_of_thread is not None and job_of_thread.is_for(call):
-                return max(0.0, job_of_thread.began - job_of_thread.handed)
-        return 0.0
+            job = thread.job
+            if job is not None and job.is_for(call):
+                return max(0.0, job.began - job.handed)
+        return math.inf
 
     def bind(
         self,
