@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from headrace.events import Event
+from headrace.policies.holds import Place
 from headrace.policies.limits import Limit
 from headrace.policies.retry import Retry
 
@@ -46,6 +47,7 @@ __all__ = [
     "Subscriber",
     "TakingAhead",
     "Transactional",
+    "Watching",
     "current_call",
 ]
 
@@ -256,6 +258,24 @@ class Stuck(Protocol):
     """A call that was abandoned and still runs. `on_return` is called on the loop when it returns after all."""
 
     on_return: Callable[[], None] | None
+
+
+class Watching(Protocol):
+    """What watches the loop during a run, and tells of what holds it."""
+
+    starts_at: float  #: when the loop, if it is held from the start, calls for `start_late`; infinite once it is watched
+
+    def start(self) -> None:
+        """Begin to watch."""
+        ...
+
+    def start_late(self, whose: Place) -> None:
+        """Begin in earnest: the loop was held since `start`, and a call of the function at `whose` has just ended."""
+        ...
+
+    async def close(self) -> None:
+        """End."""
+        ...
 
 
 # ---------------------------------------------------------------------------------------------------- sinks and ledgers

@@ -46,12 +46,14 @@ from headrace.events import (
 )
 from headrace.item import Delivery
 from headrace.plan import Plan, RunOptions
-from headrace.ports import Chunk, JobState, Lane, Ledger, Replayable, Shared, Subscriber
+from headrace.policies.holds import Hold, Place
+from headrace.ports import Chunk, JobState, Lane, Ledger, Replayable, Shared, Subscriber, Watching
 from headrace.report import Report
 
 __all__ = ["Run"]
 
 Node = Caller | Gatherer | Tap
+MakeWatch = Callable[[Callable[[asyncio.Task[Any] | None], Place], Callable[[Hold], None]], Watching]
 #: How long idle workers may take to end, in seconds; those whose calls do not end were waited for before.
 LAST_LOOK = 0.5
 #: How often listeners get the run's statistics, in seconds.
@@ -68,6 +70,7 @@ class Run:
         *,
         make_lane: Callable[[Any, Callable[[HeadraceError], None]], Lane],
         make_exit: Callable[[Run], Exit],
+        make_watch: MakeWatch | None = None,
         ledger: Ledger | None = None,
         state: JobState | None = None,
         subscribers: Sequence[Subscriber] = (),
@@ -109,6 +112,9 @@ class Run:
         self.endings = Endings(self)
         self.shutdown = Shutdown(self)
         self.exit = make_exit(self)
+        self.watch = (
+            make_watch(self.accounts.whose, self.accounts.loop_held) if make_watch is not None else None
+        )
         self._build()
         self.intake = Intake(
             self, state.settled if state is not None else (), state.bookmark if state is not None else None
@@ -224,6 +230,8 @@ class Run:
         if not self.shutdown.is_stopping:
             self.set_state("running")
         self._sample()
+        if self.watch is not None:
+            self.watch.start()
         if isinstance(self.exit, Committer):
             self._tasks.start(self.exit.work(), "headrace committer")
         self._intake_task = self._tasks.start(self.intake.read(), "headrace intake")
@@ -249,6 +257,8 @@ class Run:
         left += await self._tasks.cancel(PATIENCE) if len(self._tasks) else 0
         for caller in self.callers:
             left += await caller.lane.close(0.0)
+        if self.watch is not None:
+            await self.watch.close()
         self.abandoned = left
         # None are open here, but after a fault of ours: these were not settled either.
         self.accounts.returned += self.roots.open
@@ -313,6 +323,10 @@ class Run:
             self.intake.resume()
             for caller in self.callers:
                 caller.dispatch.open()
+
+    def is_reading(self, task: asyncio.Task[Any]) -> bool:
+        """Whether this is the task that reads the source."""
+        return task is self._intake_task
 
     def stop_reading(self) -> None:
         """Interrupt the reading of the source."""

@@ -27,8 +27,9 @@ from headrace.engine.texts import one_line, peek
 from headrace.engine.window import WEIGHTLESS, Level
 from headrace.errors import CallError, HeadraceError, Skip, TimedOut
 from headrace.item import QUEUED, RUNNING, WAITING, Delivery
-from headrace.plan import StageSpec
+from headrace.plan import StageSpec, where_is
 from headrace.policies import limits as admission
+from headrace.policies.holds import Place
 from headrace.policies.retry import decide
 from headrace.ports import Lane, current_call
 
@@ -75,6 +76,11 @@ class Caller:
             else Dispatch(loop, spec.concurrency, self.spawn)
         )
         self.ahead = ahead_of(self, lane)
+
+    @property
+    def whose(self) -> Place:
+        """Where the function begins that is called here, for the watchdog."""
+        return Place(self.spec.name, self.spec.lane, *where_is(self.spec.fn))
 
     @property
     def attempts(self) -> int:
@@ -232,6 +238,8 @@ class Caller:
                 else:
                     await self._pass(delivery, value)
             if now >= breathe_at:
+                if run.watch is not None and now >= run.watch.starts_at:
+                    run.watch.start_late(self.whose)
                 await asyncio.sleep(0)
                 now = clock()
                 breathe_at = now + BREATH

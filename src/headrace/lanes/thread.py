@@ -349,7 +349,7 @@ class ThreadLane:
         if self._measured < ENOUGH:
             return
         if before < ENOUGH and self._mean < QUICK and self.on_quick is not None:
-            self.on_quick(self._size)
+            self.on_quick(self._size * 3)
         self._tiny = self._mean < TINY
         if self._tiny and self._at_work and self._look_timer is None:
             self._look_timer = self._loop.call_later(LOOK_AFTER, self._look)
