@@ -4,7 +4,8 @@ Rules:
 1. Raw inserts write the columns that headrace writes, 1000 rows a commit, WAL and FULL. They keep no ledger: they are the
    ceiling, not an alternative.
 2. «Busy» is an event loop that computes all the time, with a turn now and then; both sides write from a thread of their own.
-   The flow's commits are timed where the engine asks for them.
+   The flow's commits are timed where the engine asks for them. Whether a thread gets the interpreter beside such a loop is
+   a matter of luck, from run to run: what counts is the worst round, and a side that is starved is stopped in the end.
 3. DBOS runs as it comes, on its default SQLite: no-op steps in one workflow, which suits it best, and one workflow an item.
 """
 
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import statistics
 import tempfile
 import threading
 import time
@@ -21,20 +21,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.harness import Report, Side, Table, above, below, play
+from bench.harness import Check, Report, Side, Table, above, below, play
 
 BATCH = 1000
-TURN = 0.005  # seconds that the busy loop computes between two turns
+TURNS = (0.001, 0.005, 0.02)  # seconds that the busy loop computes between two turns
+STARVED = 20.0  # seconds after which `executemany` beside a busy loop is counted as far as it got
 
 
 async def no_op(item: int) -> int:
     return item
 
 
-async def burn(stop: asyncio.Event) -> None:
+async def burn(stop: asyncio.Event, turn: float) -> None:
     """Keep the loop computing."""
     while not stop.is_set():
-        until = time.perf_counter() + TURN
+        until = time.perf_counter() + turn
         while time.perf_counter() < until:
             sum(range(100))
         await asyncio.sleep(0)
@@ -51,20 +52,14 @@ def _directory() -> Iterator[Path]:
 
 def flow(count: int, window: int | None = None) -> dict[str, float]:
     """A whole job: its place is opened and closed in the time that counts."""
-    import uvloop
-
     import headrace as hr
 
-    async def main(path: Path) -> float:
-        plan = hr.Flow(range(count)).map(no_op, concurrency=100).into(hr.sqlite.table(path, "results"))
+    with _directory() as directory:
+        plan = hr.Flow(range(count)).map(no_op, concurrency=100)
         began = time.perf_counter()
-        report = await plan.run(window=window)
+        report = plan.into(hr.sqlite.table(directory / "out.db", "results")).run_sync(window=window)
         took = time.perf_counter() - began
         report.check()
-        return took
-
-    with _directory() as directory:
-        took = uvloop.run(main(directory / "out.db"))
         _counted(directory / "out.db", count)
     return {"items_per_second": count / took}
 
@@ -87,14 +82,21 @@ def _raw_table(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _insert(connection: sqlite3.Connection, count: int, times: list[float]) -> None:
+def _insert(
+    connection: sqlite3.Connection, count: int, times: list[float], until: float = float("inf")
+) -> int:
+    written = 0
     for start in range(0, count, BATCH):
+        if time.perf_counter() > until:
+            break
         rows = [(number, "default", number, 0) for number in range(start, min(start + BATCH, count))]
         began = time.perf_counter()
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany("INSERT INTO results VALUES (?, ?, ?, ?)", rows)
         connection.execute("COMMIT")
         times.append(time.perf_counter() - began)
+        written += len(rows)
+    return written
 
 
 def raw(count: int) -> dict[str, float]:
@@ -108,7 +110,7 @@ def raw(count: int) -> dict[str, float]:
     return {"items_per_second": count / took}
 
 
-def flow_busy(count: int) -> dict[str, float]:
+def flow_busy(count: int, turn: float) -> dict[str, float]:
     """A flow whose loop something else keeps busy. What it shares with that is a turn of the loop now and then."""
     import headrace as hr
     from headrace.sqlite.ledger import SqliteLedger
@@ -126,9 +128,9 @@ def flow_busy(count: int) -> dict[str, float]:
     async def main(path: Path) -> float:
         plan = hr.Flow(range(count)).map(no_op, concurrency=100).into(hr.sqlite.table(path, "results"))
         stop = asyncio.Event()
-        busy = asyncio.create_task(burn(stop))
+        busy = asyncio.create_task(burn(stop, turn))
         began = time.perf_counter()
-        report = await plan.run(window=4096)
+        report = await plan.run()
         took = time.perf_counter() - began
         stop.set()
         await busy
@@ -145,16 +147,18 @@ def flow_busy(count: int) -> dict[str, float]:
     }
 
 
-def executemany_busy(count: int) -> dict[str, float]:
+def executemany_busy(count: int, turn: float) -> dict[str, float]:
     times: list[float] = []
+    written = 0
 
     async def main(path: Path) -> float:
         connection = _raw_table(path)
         stop, ended, loop = asyncio.Event(), asyncio.Event(), asyncio.get_running_loop()
-        busy = asyncio.create_task(burn(stop))
+        busy = asyncio.create_task(burn(stop, turn))
 
         def write() -> None:
-            _insert(connection, count, times)
+            nonlocal written
+            written = _insert(connection, count, times, time.perf_counter() + STARVED)
             loop.call_soon_threadsafe(ended.set)
 
         began = time.perf_counter()
@@ -171,7 +175,7 @@ def executemany_busy(count: int) -> dict[str, float]:
     with _directory() as directory:
         took = asyncio.run(main(directory / "out.db"))
     return {
-        "items_per_second": count / took,
+        "items_per_second": written / took,
         "p50_ms": 1e3 * _quantile(times, 0.5),
         "p99_ms": 1e3 * _quantile(times, 0.99),
     }
@@ -236,13 +240,21 @@ def bench(quick: bool, say: Callable[[str], None]) -> Report:
     )
     beside = play(
         [
-            Side("headrace flow, busy", "bench.durable:flow_busy", {"count": busy}, False),
-            Side("executemany, busy", "bench.durable:executemany_busy", {"count": 3000}, False),
+            Side(f"{name}, {1e3 * turn:g} ms", f"bench.durable:{side}", {"count": many, "turn": turn}, False)
+            for turn in TURNS
+            for name, side, many in (
+                ("headrace flow", "flow_busy", busy),
+                ("executemany", "executemany_busy", 3000),
+            )
         ],
         rounds,
         say,
     )
-    p99 = statistics.median(one["p99_ms"] for one in beside["headrace flow, busy"])
+    ours, theirs = (
+        min(one[rate] for name, found in beside.items() if name.startswith(side) for one in found)
+        for side in ("headrace", "executemany")
+    )
+    p99 = max(one["p99_ms"] for name, found in beside.items() if name.startswith("headrace") for one in found)
     checks = [
         above(
             "durable items: flow against raw inserts",
@@ -253,15 +265,8 @@ def bench(quick: bool, say: Callable[[str], None]) -> Report:
             0.6,
         ),
         above("durable items: flow against DBOS, steps", alone, "headrace flow", "DBOS, steps", rate, 500),
-        above(
-            "beside a busy loop: flow against executemany",
-            beside,
-            "headrace flow, busy",
-            "executemany, busy",
-            rate,
-            30,
-        ),
-        below("beside a busy loop: p99 of a commit", p99, 300, "ms"),
+        Check("beside a busy loop: worst round against that of executemany", ours / theirs, 30),
+        below("beside a busy loop: p99 of a commit, worst round", p99, 300, "ms"),
     ]
     columns = {rate: "items/s", "p50_ms": "commit p50 ms", "p99_ms": "commit p99 ms"}
     return Report(
@@ -269,7 +274,7 @@ def bench(quick: bool, say: Callable[[str], None]) -> Report:
             Table(
                 f"durable no-op items into SQLite, {count}", {rate: "items/s"}, alone, "headrace flow", rate
             ),
-            Table("the same beside a busy loop", columns, beside, "headrace flow, busy", rate),
+            Table("the same beside a busy loop, by the length of its turns", columns, beside),
         ],
         checks,
     )

@@ -41,7 +41,7 @@ Kind = Literal["map", "flat_map", "filter", "batch", "take", "until"]
 
 DEFAULT_CONCURRENCY: Mapping[str, int] = {"loop": 100, "thread": 32}
 DEFAULT_FANOUT = 1000
-MINIMUM_WINDOW = 1024
+MINIMUM_WINDOW = 2048  # two commits of the committer: one is written while the other gathers
 NO_DEFAULTS = StageDefaults(name="")
 
 
@@ -260,7 +260,7 @@ class Plan:
         return 1 + sum(stage.kind in ("flat_map", "batch") for stage in self.stages)
 
     def window(self, given: int | None) -> int:
-        """Give the window of a run: `given`, else max(1024, 4 × concurrency), and room for what fans out."""
+        """Give the window of a run: `given`, else max(2048, 4 × concurrency), and room for what fans out."""
         if given is not None:
             return given
         return max(MINIMUM_WINDOW, 4 * self.concurrency, self._window_needed())

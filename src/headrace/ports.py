@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextvars
 import dataclasses
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, overload, runtime_checkable
 
 from headrace.events import Event
 from headrace.policies.holds import Place
@@ -40,6 +40,7 @@ __all__ = [
     "Row",
     "Rowable",
     "Shared",
+    "SingleRows",
     "Sink",
     "Source",
     "StageDefaults",
@@ -300,6 +301,28 @@ class Row(NamedTuple):
 
 #: A row, or a plain tuple of the same three, which is quicker to make.
 AnyRow = tuple[int, int, Any]
+
+
+class SingleRows(Sequence[AnyRow]):
+    """The rows of items that have one each, kept as two columns, which is quicker still."""
+
+    __slots__ = ("positions", "values")
+
+    def __init__(self, positions: Sequence[int], values: Sequence[Any]) -> None:
+        self.positions = positions
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @overload
+    def __getitem__(self, index: int) -> AnyRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> SingleRows: ...
+    def __getitem__(self, index: int | slice) -> AnyRow | SingleRows:
+        if isinstance(index, slice):
+            return SingleRows(self.positions[index], self.values[index])
+        return self.positions[index], 0, self.values[index]
 
 
 @dataclasses.dataclass(slots=True)

@@ -72,9 +72,9 @@ async def kilobyte(n: int) -> dict[str, Any]:
 
 
 def child(what: str, place: str) -> int:
-    """Run 3 000 rows of 1 KB into a file, which may not grow beyond 1 MB if `what` is "full"."""
+    """Run 3 000 rows of 1 KB into a file, which may not grow beyond 2 MB if `what` is "full"."""
     if what == "full":
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**21, 2**21))
     flow = hr.Flow(range(3000)).map(kilobyte, concurrency=50).into(hr.sqlite.table(place))
     try:
         return flow.run_sync().exit_code

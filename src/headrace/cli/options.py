@@ -76,7 +76,7 @@ MaxFailures = Annotated[
 ]
 Window = Annotated[
     str | None,
-    typer.Option(metavar="N", help="The most open items. [default: 4 × concurrency, at least 1024]"),
+    typer.Option(metavar="N", help="The most open items. [default: 4 × concurrency, at least 2048]"),
 ]
 Fresh = Annotated[
     bool, typer.Option("--fresh", help="Do all of it anew; the old results stay until the end.")

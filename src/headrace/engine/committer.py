@@ -13,9 +13,10 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from headrace.engine.exits import FINAL_STATE, Exit, outcome_of
@@ -24,7 +25,7 @@ from headrace.engine.texts import chain_text, one_line, peek
 from headrace.engine.window import WEIGHTLESS, weigh
 from headrace.errors import EngineError, HeadraceError, SinkError
 from headrace.item import DECIDED, DONE, RETURNED, RUNNING, Delivery, Outcome
-from headrace.ports import AnyRow, Bookmark, Commit, DeadLetter, Intent, Ledger
+from headrace.ports import AnyRow, Bookmark, Commit, DeadLetter, Intent, Ledger, SingleRows
 
 if TYPE_CHECKING:
     from headrace.engine.run import Run
@@ -64,6 +65,7 @@ class Committer(Exit):
         self._bookmarks: list[Bookmark] = []
         self._wake: asyncio.Future[None] | None = None
         self._batch = max(1, min(BATCH, run.window.limit // 2))
+        self._due_at = math.inf  # at how many results, while it waits, a nudge may be due
         self._hurry = False
         self._closing = False
         self._idle = asyncio.Event()
@@ -74,17 +76,19 @@ class Committer(Exit):
 
     def entry(self) -> Callable[[Delivery], None]:
         """Buffer it: what the last stage hands its deliveries to."""
-        buffer_weight = self.run.window.weigh
+        buffer_weight, weightless = self.run.window.weigh, WEIGHTLESS
 
         def done(delivery: Delivery) -> None:
             if delivery.state != RUNNING:
                 self._decide(delivery)
             delivery.state = DECIDED
+            ready = self._done
+            ready.append(delivery)
             value = delivery.value
-            if delivery.weight or type(value) not in WEIGHTLESS:
+            if delivery.weight or type(value) not in weightless:
                 self._bytes += buffer_weight(delivery, value)
-            self._done.append(delivery)
-            if self._wake is not None:
+                self._nudge()
+            elif len(ready) >= self._due_at:
                 self._nudge()
 
         return done
@@ -143,6 +147,7 @@ class Committer(Exit):
     def hurry(self) -> None:
         """Commit without delay from now on."""
         self._hurry = True
+        self._due_at = min(self._due_at, 1)
         self._nudge()
 
     # ------------------------------------------------------------------ the task
@@ -171,12 +176,14 @@ class Committer(Exit):
             while True:
                 if not self._is_due():
                     self._wake = loop.create_future()
+                    self._due_at = 1 if self._hurry else self._batch
                     timer = loop.call_later(LINGER, self._linger_over, self._wake)
                     try:
                         await self._wake
                     finally:
                         timer.cancel()
                         self._wake = None
+                        self._due_at = math.inf
                 if (
                     self._ready
                     or self._intents
@@ -196,18 +203,19 @@ class Committer(Exit):
     async def close(self) -> None:
         """Commit what there is and end. Waits for the commit under way."""
         self._closing = True
+        self._due_at = min(self._due_at, 1)
         self._nudge()
         await self._idle.wait()
 
     async def _commit_buffer(self) -> None:
-        done, self._done = self._done, []
+        done, self._done = self._done[: self._batch], self._done[self._batch :]
         ended, self._ended = self._ended, []
         intents, self._intents = self._intents, []
         intended, self._intended = self._intended, []
         void, self._void = self._void, []
         bookmarks, self._bookmarks = self._bookmarks, []
         cleared, self._cleared = self._cleared, []
-        self._bytes = 0
+        self._bytes = sum(delivery.weight for delivery in self._done) if self._bytes else 0
         try:
             while True:
                 commit = self._make_commit(done, ended)
@@ -250,17 +258,20 @@ class Committer(Exit):
 
     def _make_commit(self, done: list[Delivery], ended: list[Entry]) -> Commit:
         positions = [delivery.position for delivery in done]
-        rows: list[AnyRow] = [(delivery.position, 0, delivery.value) for delivery in done]
+        rows: Sequence[AnyRow] = SingleRows(positions[:], [delivery.value for delivery in done])
+        others: list[AnyRow] = []
         skipped: list[int] = []
         failed: list[DeadLetter] = []
         for root, ending, made in ended:
             if ending is None:
                 positions.append(root.position)
-                rows += [(root.position, child, row.value) for child, row in enumerate(made)]
+                others += [(root.position, child, row.value) for child, row in enumerate(made)]
             elif ending.kind == "skipped":
                 skipped.append(root.position)
             else:
                 failed.append(self._dead_letter(root, ending))
+        if others:
+            rows = [*rows, *others]
         return Commit(rows, positions, skipped, failed=failed, fingerprint=self.run.fingerprint())
 
     def _dead_letter(self, root: Delivery, ending: Ending) -> DeadLetter:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Intake", "SettledCursor"]
 
 #: The most items that are read at once: few enough to leave the loop free, many enough to cost next to nothing each.
-CHUNK = 256
+CHUNK = 512
 
 
 class SettledCursor:
@@ -65,14 +65,21 @@ class Intake:
         self._blocked.set()
 
     @property
+    def waits(self) -> bool:
+        """Whether it waits for room, and has not been told yet that there is enough."""
+        return self.wanted is not None and not self.wanted.done()
+
+    @property
     def is_held_up(self) -> bool:
         """Whether no more items come now: the source has ended, or the window is full."""
         return self.ended or self.wanted is not None
 
     def room_freed(self) -> None:
         """Look whether there is room enough to go on. Called when items leave the window."""
-        if self.wanted is not None and self.run.window.room() >= self.room_enough and not self.wanted.done():
-            self.wanted.set_result(None)
+        wanted = self.wanted
+        if wanted is not None and self.run.window.room() >= self.room_enough and not wanted.done():
+            wanted.set_result(None)
+            self.run.look()
 
     def stop(self) -> None:
         """Take no more."""

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
+from headrace.aio.clock import clock_of
 from headrace.aio.sweep import DeadlineSweep
 from headrace.aio.tasks import TaskOwner
 from headrace.engine.accounts import Accounts
@@ -79,7 +80,7 @@ class Run:
         self.plan = plan
         self.options = options
         self.loop = asyncio.get_running_loop()
-        self.clock = self.loop.time
+        self.clock = clock_of(self.loop)
         self.rng = rng or Random()
         self.ledger = ledger
         self.job_state = state
@@ -88,6 +89,7 @@ class Run:
         self.window.on_weighs = self.look
         self.roots = self.window.roots
         self.sweep = DeadlineSweep(self.loop, self._limited_slots, self._expired)
+        self.breathe_at = 0.0  # when the workers are to give the loop a turn
         self.now = self.clock()  # when the call ended whose result is being handed on
         self.bus: Bus | None = Bus(self.loop, subscribers) if subscribers else None
         self.workers = TaskOwner(self._task_failed)
@@ -232,6 +234,7 @@ class Run:
         self._sample()
         if self.watch is not None:
             self.watch.start()
+        self.look()
         if isinstance(self.exit, Committer):
             self._tasks.start(self.exit.work(), "headrace committer")
         self._intake_task = self._tasks.start(self.intake.read(), "headrace intake")
@@ -460,10 +463,10 @@ class Run:
             or self.window.weighs
             or len(self.window.levels) > 1
             or self._flush_when_idle
-            or (intake.wanted is not None and self.window.is_heavy)
+            or (intake.waits and self.window.is_heavy)
         ):
             self.notify_at = self.window.limit
-        elif intake.wanted is not None:
+        elif intake.waits:
             self.notify_at = self.roots.share - intake.room_enough
         else:
             self.notify_at = 0 if intake.ended else -1

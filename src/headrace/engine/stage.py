@@ -40,7 +40,7 @@ __all__ = ["Caller", "carry"]
 
 #: How long a cancelled call may take to end before its worker is given up, in seconds.
 PATIENCE = 5.0
-#: How long workers may go on without letting the loop do anything else, in seconds.
+#: How long the workers of a run may go on, one after the other, without giving the loop a turn, in seconds.
 BREATH = 0.005
 
 
@@ -170,7 +170,6 @@ class Caller:
         careful = self.spec.within is not None or self.spec.effect == "once" or run.plan.levels > 1
         dispatch.wake_more()
         now = clock()
-        breathe_at = now + BREATH
         while True:
             delivery: Delivery | None = None
             if limited:
@@ -185,7 +184,7 @@ class Caller:
                 await dispatch.idle()
                 dispatch.wake_more()
                 now = clock()
-                breathe_at = now + BREATH
+                run.breathe_at = now + BREATH  # the loop has just had its turn
                 continue
             slot.delivery = delivery
             slot.began = now
@@ -237,12 +236,12 @@ class Caller:
                     forward(delivery)
                 else:
                     await self._pass(delivery, value)
-            if now >= breathe_at:
+            if now >= run.breathe_at:
+                run.breathe_at = now + BREATH
                 if run.watch is not None and now >= run.watch.starts_at:
                     run.watch.start_late(self.whose)
                 await asyncio.sleep(0)
                 now = clock()
-                breathe_at = now + BREATH
 
     async def _prepare(self, slot: Slot, delivery: Delivery, now: float) -> bool:
         """Do what only some stages need before a call; say whether the call is to be made at all."""

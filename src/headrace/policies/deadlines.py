@@ -1,7 +1,7 @@
-"""Times and shares that users write, and the arithmetic of deadlines.
+"""Times and shares that users write.
 
 Rules:
-1. A deadline is a moment on the caller's clock, or None for none; a timeout is a number of seconds.
+1. A time is a number of seconds, more than 0; a share is counted in integers, so that 29 of 100 are not more than 29 %.
 2. What a user wrote wrongly is refused with the value and the right form.
 """
 
@@ -13,7 +13,7 @@ from typing import Final
 
 from headrace.errors import PlanError
 
-__all__ = ["FailureCap", "check_timeout", "merge", "parse_duration", "remaining"]
+__all__ = ["FailureCap", "parse_duration"]
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _PART: Final = r"(\d+(?:\.\d+)?)\s*(ms|min|s|m|h|d)"
@@ -22,31 +22,6 @@ _PARTS = re.compile(_PART, re.ASCII)
 _SHARE = re.compile(r"(\d{1,9})(?:\.(\d{1,9}))?\s*%", re.ASCII)
 _COUNT = re.compile(r"\d{1,18}", re.ASCII)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
-
-
-def merge(*deadlines: float | None) -> float | None:
-    """Give the earliest of some deadlines; None where there is none at all."""
-    earliest = None
-    for deadline in deadlines:
-        if deadline is not None and (earliest is None or deadline < earliest):
-            earliest = deadline
-    return earliest
-
-
-def remaining(deadline: float | None, now: float) -> float | None:
-    """Give the seconds left until `deadline`, 0.0 when it has passed; None where there is none."""
-    return None if deadline is None else max(0.0, deadline - now)
-
-
-def check_timeout(name: str, value: float | None) -> float | None:
-    """Give an option's seconds as a float, None for none. Raises PlanError unless positive and finite."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise PlanError(f"{name}={value!r}: give seconds as a number, as in {name}=30")
-    if not 0.0 < value < math.inf:
-        raise PlanError(f"{name}={value!r}: give seconds, more than 0 and finite; None stands for no limit")
-    return float(value)
 
 
 def parse_duration(value: str | float, name: str = "duration") -> float:

@@ -3,8 +3,8 @@
 Rules:
 1. One step for up to 1024 rows. `sqlite3` gives up the interpreter at every step, so `executemany` over rows waits for
    it at every row, which can make it many times slower beside a busy event loop.
-2. Statements come in sizes of powers of two, each prepared once; what is missing is padded with rows at position -1, which
-   the statement itself leaves out.
+2. Statements come in few sizes, eight from each power of two to the next, each prepared once; what is missing is padded
+   with rows at position -1, which the statement itself leaves out.
 3. Rows go in in their order.
 """
 
@@ -80,7 +80,7 @@ class Insert:
                 self._step(size, self._blank * size)  # gives back the copies that the statements keep
 
     def _step(self, rows: int, part: list[Any]) -> int:
-        size = 1 << (rows - 1).bit_length()
+        size = _size_for(rows)
         statement = self._statements.get(size)
         if statement is None:
             row = "(" + ",".join("?" * self._width) + ")"
@@ -89,3 +89,9 @@ class Insert:
         # sqlite3 would give up the interpreter once more
         self._connection.executemany(statement, [self._constants + part + self._blank * (size - rows)])
         return size
+
+
+def _size_for(rows: int) -> int:
+    """Give the least size of a statement that takes so many rows: at most an eighth of it is padding."""
+    grain = max(1, 1 << (rows - 1).bit_length() >> 4)
+    return -(-rows // grain) * grain

@@ -98,7 +98,7 @@ class SqliteLedger:
         Raises SinkError with the position of a row that cannot be stored, LedgerError for the disk's troubles,
         EngineError for an item that is settled already. In all these cases nothing of the commit is recorded.
         """
-        await self._writer.run(partial(self._commit, commit))
+        await self._writer.run(partial(self._commit, commit), give_way=True)
 
     async def finish(self, exit_code: int, *, complete: bool, report: Mapping[str, Any]) -> None:
         """Note how the run ended. A fresh generation that is complete with exit code 0 replaces the old one here."""
@@ -237,7 +237,6 @@ class SqliteLedger:
             ranges = ranges_of(positions)
         except ValueError as error:
             raise EngineError(f"a commit settles an item twice: {error}") from error
-        self._open_connection()
         twice = self._progress.taken_twice(ranges)
         if twice is not None:
             raise EngineError(f"a commit settles the item at position {twice}, which is settled already")
@@ -257,7 +256,8 @@ class SqliteLedger:
             self._stale.remove(position, position + 1)
 
     def _record(self, commit: Commit, positions: list[int], step: Step, care: int) -> Any:
-        connection = self._open_connection()
+        assert self._connection is not None
+        connection = self._connection
         now = self._clock()
         if self._stale:
             self._rows.remove([position for position in positions if position in self._stale])
@@ -364,6 +364,7 @@ class SqliteLedger:
             if not implicit:
                 connection.execute("BEGIN IMMEDIATE")
             result = work()
+            self._writer.let_loop_go_on()
             connection.commit()
         except (sqlite3.Error, HeadraceError, _RowsNotTaken) as error:
             self._undo(connection, job)

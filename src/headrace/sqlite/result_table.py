@@ -17,7 +17,7 @@ from operator import itemgetter
 from typing import Any
 
 from headrace.errors import PlanError, SinkError
-from headrace.ports import AnyRow
+from headrace.ports import AnyRow, SingleRows
 from headrace.sqlite.bulk import Insert
 from headrace.sqlite.cells import RowMaker, cell, json_text, row_maker
 from headrace.sqlite.schema import quoted
@@ -102,12 +102,13 @@ class ResultTable:
         """
         if not rows:
             return
-        self._weight: int | None = None
+        if not care and self.exists and not self._as_json and self._store_alike(rows):
+            return
         flat = self._flatten(rows)
         if care:
             self._convert(rows, flat, all_of_them=True)
         if care < MOST_CARE:
-            self._insert.insert(flat, self._weight)
+            self._insert.insert(flat)
             return
         width = len(self.columns) + 2
         for number, row in enumerate(rows):
@@ -162,6 +163,13 @@ class ResultTable:
             "_position",
             [("_job", self._job)],
         )
+        self._insert_single = Insert(
+            self._connection,
+            self.name,
+            (*self.columns, "_position"),
+            "_position",
+            [("_job", self._job), ("_child", 0)],
+        )
 
     def _add(self, names: Sequence[str]) -> None:
         if not self._connection.in_transaction:
@@ -179,39 +187,44 @@ class ResultTable:
 
     # ------------------------------------------------------------------------------------------------ rows
 
-    def _flatten(self, rows: Sequence[AnyRow]) -> list[Any]:
-        flat = self._flatten_alike(rows) if self.exists and not self._as_json else None
-        return self._flatten_any(rows) if flat is None else flat
-
-    def _flatten_alike(self, rows: Sequence[AnyRow]) -> list[Any] | None:
-        """Flatten dicts with just the table's columns, or plain values, column by column; None where some are others.
+    def _store_alike(self, rows: Sequence[AnyRow]) -> bool:
+        """Store dicts with just the table's columns, or plain values, column by column; False where some are others.
 
         That is what nearly all batches are, and it costs a third of looking at each row by itself.
         """
-        positions, children, values = zip(*rows, strict=True)
+        children: Sequence[int] = ()
+        if type(rows) is SingleRows:
+            positions, values = rows.positions, rows.values
+        else:
+            positions, children, values = zip(*rows, strict=True)
         columns, kinds = self.columns, set(map(type, values))
         if kinds <= _PLAIN and columns == ("value",):
-            cells = [list(values)]
+            cells: list[Sequence[Any]] = [values]
         elif kinds == {dict} and set(map(len, values)) == {len(columns)}:
             try:
                 cells = [list(map(itemgetter(column), values)) for column in columns]
             except KeyError:
-                return None
+                return False
         else:
-            return None
+            return False
         weight = 0
         for column in cells:
             kinds = set(map(type, column))
             if not kinds <= _PLAIN or (float in kinds and any(v != v for v in column)):
-                return None
+                return False
             if kinds <= _LONG:
                 weight += sum(map(len, column))
             elif kinds & _LONG:
                 weight += sum(len(value) for value in column if type(value) in _LONG)
-        self._weight = weight
-        return list(chain.from_iterable(zip(*cells, positions, children, strict=True)))
+        if children:
+            self._insert.insert(
+                list(chain.from_iterable(zip(*cells, positions, children, strict=True))), weight
+            )
+        else:
+            self._insert_single.insert(list(chain.from_iterable(zip(*cells, positions, strict=True))), weight)
+        return True
 
-    def _flatten_any(self, rows: Sequence[AnyRow]) -> list[Any]:
+    def _flatten(self, rows: Sequence[AnyRow]) -> list[Any]:
         if self._as_json:
             mappings = [{"value": self._encoded(row)} for row in rows]
         else:
