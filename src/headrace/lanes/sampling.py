@@ -16,14 +16,12 @@ import asyncio
 import inspect
 import os
 import sys
-import sysconfig
 import threading
 import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-import headrace.policies as beneath_own
 from headrace.policies.holds import Frame, Gap, Hold, Place, Sample, blame, judge
 
 __all__ = ["Watchdog"]
@@ -42,8 +40,8 @@ LATE = 0.005
 #: How long the end of the thread is waited for, in seconds.
 GRACE = 1.0
 
-_LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
-_OWN = os.path.dirname(os.path.dirname(os.path.abspath(beneath_own.__file__))) + os.sep
+_LIBRARIES = (os.path.dirname(os.__file__) + os.sep,)
+_OWN = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 class Watchdog:
