@@ -148,7 +148,7 @@ def test_only_calls_that_may_wait_are_handed_over_early(
         assert outcomes.report is not None
         return outcomes.report.done, most
 
-    assert run(main) == (2000, 2 if options else 4)
+    assert run(main) == (2000, 2 if options else 6)
 
 
 def test_a_late_result_is_dropped(run: Callable[..., Any]) -> None:

@@ -15,15 +15,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import functools
 import itertools
 import math
 import threading
-import time
 import types
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Context, copy_context
+from time import monotonic
 from typing import Any
 
 from headrace.aio.resources import stays_open
@@ -38,6 +38,8 @@ IDLE_GRACE = 5.0
 QUICK = 0.005
 #: Those that take less than this are not worth waking another thread for.
 TINY = 0.00005
+#: So many of them for each thread: one to go on with, and one while the loop is busy.
+AHEAD = 2
 #: So many calls must have come back before the lane goes by what they took.
 ENOUGH = 64
 #: How often it is looked whether a call that blocks holds up those that were thought to be tiny, in seconds.
@@ -59,12 +61,12 @@ class _Job:
         self.call = call
         self.value = value
         self.future = future
-        self.context = contextvars.copy_context()
-        self.handed = time.monotonic()
+        self.context = copy_context()
+        self.handed = monotonic()
 
     def is_for(self, call: Call) -> bool:
         """Whether this is the job of an attempt; no more when its function has returned."""
-        context: contextvars.Context | None = self.context
+        context: Context | None = self.context
         return context is not None and context.get(current_call) is call
 
 
@@ -184,12 +186,11 @@ class ThreadLane:
 
     def _find_hands(self) -> None:
         """See to it that a thread takes what was put into `jobs`."""
-        at_work = self._at_work
-        if self._tiny:
+        at_work = len(self._threads) - len(self._stuck) - len(self._idle)
+        if self._tiny and at_work > 0:
             if self._look_timer is None:
                 self._look_timer = self._loop.call_later(LOOK_AFTER, self._look)
-            if at_work > 0:
-                return  # it takes this one too
+            return  # it takes this one too
         if at_work < self._size and not self._searching:
             self._rouse()
 
@@ -228,7 +229,7 @@ class ThreadLane:
         if job in self._returned:
             return
         self._stuck.add(job)
-        self.busy += time.monotonic() - job.handed
+        self.busy += monotonic() - job.handed
         call = current_call.get(None)
         if call is not None:
             call.stuck = job
@@ -245,7 +246,7 @@ class ThreadLane:
     # ------------------------------------------------------------------ in the threads
 
     def _work(self, me: _Thread) -> None:
-        jobs, returned, clock = self._jobs, self._returned, time.monotonic
+        jobs, returned, clock = self._jobs, self._returned, monotonic
         with contextlib.ExitStack() as stack:
             own: dict[str, Any] | None = None if self._factories else {}
             woken = True
@@ -349,7 +350,7 @@ class ThreadLane:
         if self._measured < ENOUGH:
             return
         if before < ENOUGH and self._mean < QUICK and self.on_quick is not None:
-            self.on_quick(self._size * 3)
+            self.on_quick(self._size * AHEAD)
         self._tiny = self._mean < TINY
         if self._tiny and self._at_work and self._look_timer is None:
             self._look_timer = self._loop.call_later(LOOK_AFTER, self._look)
