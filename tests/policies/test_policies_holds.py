@@ -47,9 +47,11 @@ PARSE = Place("parse", "loop", "fib", "/app/app.py", 17)
 OTHER = Place("load", "loop", "read", "/app/app.py", 40)
 
 
-def gap(length: float, *, cpu: float = 0.0, cpu_of_all: float | None = None, away: float = 0.0) -> Gap:
+def gap(
+    length: float, *, cpu: float = 0.0, cpu_of_all: float | None = None, away: float = 0.0, preempted: int = 0
+) -> Gap:
     """Make a gap that began at 0, with the next beat due at 0.02."""
-    return Gap(0.0, length, 0.02, cpu, cpu if cpu_of_all is None else cpu_of_all, away)
+    return Gap(0.0, length, 0.02, cpu, cpu if cpu_of_all is None else cpu_of_all, away, preempted)
 
 
 def samples(*seen: tuple[float, Place | None, int]) -> list[Sample]:
@@ -117,6 +119,7 @@ def test_time_is_put_down_to_places(case: str, length: float, seen: Any, expecte
     [
         ("it computed", {"cpu": 0.19}, False, "computes"),
         ("it computed on a busy machine", {"cpu": 0.06}, True, "computes"),
+        ("it computed in a tight loop, and was preempted", {"cpu": 0.06, "preempted": 40}, False, "computes"),
         ("it slept", {"cpu": 0.001}, False, "blocks"),
         ("it waited for a socket, and did a little", {"cpu": 0.02}, True, "blocks"),
         ("other threads had the interpreter", {"cpu": 0.01, "cpu_of_all": 0.2}, True, "waits"),

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import resource
 import sys
 import threading
 import time
@@ -40,6 +41,7 @@ LATE = 0.005
 #: How long the end of the thread is waited for, in seconds.
 GRACE = 1.0
 
+_RUSAGE: int | None = getattr(resource, "RUSAGE_THREAD", None)  # Linux has it
 _LIBRARIES = (os.path.dirname(os.__file__) + os.sep,)
 _OWN = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
@@ -61,6 +63,7 @@ class Watchdog:
         self._timer: asyncio.TimerHandle | None = None
         self._due_after = BEAT
         self._beat_at = self._cpu = self._cpu_of_all = 0.0
+        self._preempted = 0
         self._depth = 0  # of the stack that the loop itself stands on
         self._samples: list[Sample] = []
         self._looked_at = 0.0
@@ -121,13 +124,21 @@ class Watchdog:
         self._samples = []
         self._away = 0.0
         self._due_after = after
-        self._cpu, self._cpu_of_all = time.thread_time(), time.process_time()
+        (self._cpu, self._preempted), self._cpu_of_all = _thread_usage(), time.process_time()
         self._beat_at = time.monotonic()
         self._timer = self._loop.call_later(after, self._beat)
 
     def _judge(self, now: float) -> None:
-        cpu, cpu_of_all = time.thread_time() - self._cpu, time.process_time() - self._cpu_of_all
-        gap = Gap(self._beat_at, now, self._due_after, cpu, cpu_of_all, self._away)
+        (cpu, preempted), cpu_of_all = _thread_usage(), time.process_time() - self._cpu_of_all
+        gap = Gap(
+            self._beat_at,
+            now,
+            self._due_after,
+            cpu - self._cpu,
+            cpu_of_all,
+            self._away,
+            preempted - self._preempted,
+        )
         for hold in judge(gap, self._samples):
             self._on_held(hold)
 
@@ -181,6 +192,14 @@ class Watchdog:
             frame = frame.f_back
         depth = len(frames) - self._depth
         return Sample(now, blame(frames[: max(0, depth)], whose, _LIBRARIES, _OWN), caller, (depth, point))
+
+
+def _thread_usage() -> tuple[float, int]:
+    """Give the seconds that this thread has computed, and how often it was preempted (0 where the system does not tell)."""
+    if _RUSAGE is None:
+        return time.thread_time(), 0
+    usage = resource.getrusage(_RUSAGE)
+    return usage.ru_utime + usage.ru_stime, usage.ru_nivcsw
 
 
 def _depth(frame: FrameType | None) -> int:

@@ -22,8 +22,10 @@ __all__ = ["Cause", "Frame", "Gap", "Hold", "Place", "Sample", "blame", "cure_of
 LEAST = 0.05
 #: Of the time held, the share in which a thread computes that is said to compute.
 BUSY = 0.5
-#: The share that will do where the samples show that the code went on meanwhile: the machine had other things to do.
-SOME = 0.2
+#: The share that will do where the code went on, or was made to give way, meanwhile: the machine had other things to do.
+SOME = 0.15
+#: A thread that had to give way so often (a second) would have gone on; one that blocks gives way by itself.
+PREEMPTED = 20
 #: A process that used less of the time, while nothing in it got a turn, was stopped or asleep with its machine.
 STOPPED = 0.1
 #: Bodies that have no name of their own: blamed is who they are part of.
@@ -68,7 +70,8 @@ class Gap:
     """The time between two beats, the second of which came late.
 
     `beat` is the time after which it was due. `cpu` is what the loop's thread computed meanwhile and `cpu_of_all` the
-    whole process, in seconds; `away` the longest time that the watching thread got no turn in.
+    whole process, in seconds; `away` the longest time that the watching thread got no turn in; `preempted` how often the
+    system took the processor from the loop's thread, as far as it tells.
     """
 
     began: float
@@ -77,6 +80,7 @@ class Gap:
     cpu: float
     cpu_of_all: float
     away: float = 0.0
+    preempted: int = 0
 
 
 class Hold(NamedTuple):
@@ -176,7 +180,7 @@ def cure_of(hold: Hold) -> str:
 
 def _cause(gap: Gap, length: float, seen: Sequence[Sample]) -> Cause:
     share = gap.cpu / length
-    went_on = len({sample.point for sample in seen}) > 1
+    went_on = len({sample.point for sample in seen}) > 1 or gap.preempted >= PREEMPTED * length
     if share >= BUSY or (share >= SOME and went_on):
         return "computes"
     return "waits" if (gap.cpu_of_all - gap.cpu) / length >= BUSY else "blocks"
