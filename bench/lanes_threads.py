@@ -170,7 +170,7 @@ def bench(quick: bool, say: Callable[[str], None]) -> Report:
             title = f"threads, {kind}, {THREADS} at a time, {count} items, {loop}"
             report.tables.append(Table(title, COLUMNS, found, "hr.map", "items_per_second"))
             report.checks.append(_check(kind, loop, found))
-    seen = run_side(Side("watchdog", "bench.lanes_threads:watchdog", {"count": 5}))
+    seen = run_side(Side("watchdog", "bench.lanes_threads:watchdog", {"count": 10}))
     report.checks.append(
         Check("CPU work on the loop: the watchdog names the function", seen["named"], 1, unit="")
     )
