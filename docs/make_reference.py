@@ -24,7 +24,7 @@ from typing import Any
 
 HERE = Path(__file__).parent / "reference"
 GENERATED = "<!-- Made by docs/make_reference.py; change the docstrings instead. -->\n"
-COMMANDS = ("", "fetch", "run", "resume", "status", "failures", "retry", "jobs", "demo", "init")
+COMMANDS = ("", "fetch", "run", "resume", "status", "failures", "retry", "jobs", "advise", "demo", "init")
 
 #: Of each module: what it is called in programs, and its names under headings; names of other modules are dotted.
 SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
@@ -41,6 +41,9 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
                 "headrace.events.Statistics", "headrace.events.StageStatistics", "headrace.events.LoopHeld",
             ],
             "Decisions": ["Retry", "transient", "Limit", "headrace.policies.limits.LimitRefused", "shared"],
+            "Advice on lanes": [
+                "advise", "headrace.advisor.advice.Advice", "headrace.policies.lane_verdict.CallCosts",
+            ],
             "Steering an item from within a function": ["RetryAfter", "GiveUp", "Skip"],
             "Looking at outputs": [
                 "open", "headrace.flow.place.Place", "headrace.flow.place.JobInPlace", "headrace.ports.JobSummary",

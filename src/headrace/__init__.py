@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headrace import files, http, sqlite
+    from headrace.advisor.advice import advise
     from headrace.errors import (
         CallError,
         EngineError,
@@ -80,6 +81,7 @@ __all__ = [
     "Skipped",
     "SourceError",
     "TimedOut",
+    "advise",
     "files",
     "http",
     "map",
@@ -122,6 +124,7 @@ _HOMES = {
     "Job": "flow.job",
     "Limit": "policies.limits",
     "Retry": "policies.retry",
+    "advise": "advisor.advice",
     "open": "flow.place",
     "transient": "policies.classify",
 }

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from headrace.cli.advise import advise
 from headrace.cli.demo import demo
 from headrace.cli.failures import failures
 from headrace.cli.fetch import fetch
@@ -47,6 +48,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     failures: "Show what failed, and why.",
     retry: "Call what failed again.",
     jobs: "List, drop or vacuum the jobs of an output.",
+    advise: "Say which lane a function belongs in, measured.",
     demo: "See it work: a faulty server, a kill -9, a resume.",
     init: "Write a first flow, to be changed.",
 }

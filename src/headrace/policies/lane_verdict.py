@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Final, Literal
 
-__all__ = ["CallCosts", "Kind", "LaneVerdict", "judge"]
+__all__ = ["CallCosts", "Kind", "LaneVerdict", "judge", "time_text"]
 
 Kind = Literal[
     "waits",
@@ -34,6 +34,8 @@ WAITING: Final = 0.3
 COMPUTING: Final = 0.7
 #: How much faster two threads must be than one before the interpreter's lock counts as released.
 RELEASED: Final = 1.4
+#: The share of its time in which others could have the lock, above which it counts as released.
+FREE: Final = 0.6
 #: How much faster another lane must be before a function is moved there.
 WORTH_IT: Final = 1.25
 #: A coroutine that keeps the loop longer than this in one go, or for this share of its time, holds it.
@@ -51,7 +53,8 @@ class CallCosts:
 
     `wall` is how long it takes alone, `cpu` the processor's part of that. Of an async function, `held` is the longest
     time between two awaits, and `held_in_all` the sum of these. `speedup` is what two threads achieve over one,
-    `transport` what it takes to bring the value to another process and the result back.
+    `gil_free` the share of a call's time in which another thread could have the interpreter, `transport` what it takes
+    to bring the value to another process and the result back.
     """
 
     wall: float
@@ -61,6 +64,7 @@ class CallCosts:
     held: float = 0.0
     held_in_all: float = 0.0
     speedup: float | None = None
+    gil_free: float | None = None
     transport: float | None = None
     free_threaded: bool = False
 
@@ -75,9 +79,16 @@ class CallCosts:
 
         Two threads that never hold it together are twice as fast as one; two that always want it are no faster.
         """
+        if self.gil_free is not None:
+            return 1.0 - self.gil_free
         if self.speedup is None:
             return None
         return max(0.0, min(1.0, 2.0 / max(self.speedup, 1.0) - 1.0))
+
+    @property
+    def releases_gil(self) -> bool:
+        """Whether threads compute side by side: they were seen to, or could have if the machine had been idle."""
+        return (self.speedup or 0.0) >= RELEASED or (self.gil_free or 0.0) >= FREE
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -100,12 +111,12 @@ def _judge_async(costs: CallCosts) -> LaneVerdict:
     holds = costs.held >= HELD or (costs.held >= LEAST_HELD and costs.held_in_all >= HELD_SHARE * costs.wall)
     if not holds:
         return LaneVerdict("waits", "loop", CALLS, "it waits, and leaves the loop free meanwhile")
-    if costs.cpu >= COMPUTING * costs.held_in_all:
+    if costs.cpu >= HELD_SHARE * costs.held_in_all:
         return LaneVerdict(
             "computes, holding the loop",
             "process",
             costs.cores,
-            f"it computes for up to {_time(costs.held)} between two awaits, and everything else waits: make that part a "
+            f"it computes for up to {time_text(costs.held)} between two awaits, and everything else waits: make that part a "
             f"plain function, in a stage of its own with lane='process'",
             max(1.0, float(costs.cores)),
         )
@@ -113,7 +124,7 @@ def _judge_async(costs: CallCosts) -> LaneVerdict:
         "waits, holding the loop",
         "thread",
         THREADS,
-        f"it blocks for up to {_time(costs.held)} between two awaits without computing, and everything else waits: make "
+        f"it blocks for up to {time_text(costs.held)} between two awaits without computing, and everything else waits: make "
         f"that part a plain function, which runs in threads",
         max(1.0, THREADS * costs.held_in_all / costs.wall),  # the loop does one of them at a time
     )
@@ -126,7 +137,7 @@ def _judge_plain(costs: CallCosts) -> LaneVerdict:
             "small",
             "loop",
             1,
-            f"a call takes {_time(costs.wall)}, less than the way to a thread and back: lane='loop', or batch(…) before it",
+            f"a call takes {time_text(costs.wall)}, less than the way to a thread and back: lane='loop', or batch(…)",
         )
     if share < WAITING:
         threads = max(THREADS, 1)
@@ -143,21 +154,21 @@ def _judge_plain(costs: CallCosts) -> LaneVerdict:
             costs.cores,
             "this interpreter has no lock that threads would wait for",
         )
-    if costs.speedup is None:
+    if costs.speedup is None and costs.gil_free is None:
         return LaneVerdict(
             "mixed" if share < COMPUTING else "computes, holding the GIL",
             "thread",
             costs.cores if share >= COMPUTING else THREADS,
             f"it computes ({share:.0%} CPU); whether two threads are faster than one was not measured",
         )
-    if costs.speedup >= RELEASED:
+    if costs.releases_gil:
         kind: Kind = "computes, releasing the GIL" if share >= COMPUTING else "mixed"
         threads = costs.cores if share >= COMPUTING else _threads_for(costs)
         return LaneVerdict(
             kind,
             "thread",
             threads,
-            f"it computes ({share:.0%} CPU), but two threads are {costs.speedup:.1f} times as fast as one",
+            f"it computes ({share:.0%} CPU), but leaves the GIL to others meanwhile: {_evidence(costs)}",
         )
     return _judge_locked(costs)
 
@@ -166,7 +177,7 @@ def _judge_locked(costs: CallCosts) -> LaneVerdict:
     """Judge a function whose computing goes no faster in two threads than in one."""
     kind: Kind = "computes, holding the GIL" if costs.cpu_share >= COMPUTING else "mixed"
     threads = 1 if costs.cpu_share >= COMPUTING else _threads_for(costs)
-    why = f"it computes ({costs.cpu_share:.0%} CPU) and two threads are no faster than one ({costs.speedup or 1:.1f} times)"
+    why = f"it computes ({costs.cpu_share:.0%} CPU) and holds the GIL: {_evidence(costs)}"
     if costs.transport is None:
         return LaneVerdict(kind, "thread", threads, why + "; what a process would cost was not measured")
     # In threads the lock lets one compute at a time. In processes each core does, and carries the values besides.
@@ -174,10 +185,21 @@ def _judge_locked(costs: CallCosts) -> LaneVerdict:
     in_processes = (costs.wall + costs.transport) / costs.cores
     gain = in_threads / in_processes
     if costs.wall < SMALL_FOR_A_PROCESS or gain < WORTH_IT:
-        cost = f"{_time(costs.wall)} a call, {_time(costs.transport)} for the way to a process and back"
+        cost = (
+            f"{time_text(costs.wall)} a call, {time_text(costs.transport)} for the way to a process and back"
+        )
         few = " on one core" if costs.cores < 2 else ""
         return LaneVerdict(kind, "thread", threads, f"{why}, but moving it is not worth it{few}: {cost}")
     return LaneVerdict(kind, "process", costs.cores, why, gain)
+
+
+def _evidence(costs: CallCosts) -> str:
+    parts = []
+    if costs.speedup is not None:
+        parts.append(f"two threads are {costs.speedup:.1f} times as fast as one")
+    if costs.gil_free is not None:
+        parts.append(f"another thread could have it for {costs.gil_free:.0%} of the time")
+    return ", ".join(parts)
 
 
 def _threads_for(costs: CallCosts) -> int:
@@ -185,7 +207,8 @@ def _threads_for(costs: CallCosts) -> int:
     return max(1, min(THREADS, round(costs.cores / max(costs.cpu_share, 1e-3))))
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """Write a time as people read it."""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"

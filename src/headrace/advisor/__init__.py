@@ -1,0 +1,1 @@
+"""Measures a function, and says which lane it belongs in and why."""
