@@ -134,7 +134,7 @@ def watchdog(count: int) -> dict[str, float]:
     import headrace as hr
 
     report = hr.map_sync(on_the_loop, range(count), concurrency=4).report
-    named = [hold for hold in report.held if hold.function == "computes" and hold.lane == "process"]
+    named = [hold for hold in report.held if hold.function == "computes" and hold.cure == "process"]
     return {
         "named": float(bool(named) and named[0].file.endswith("lanes_threads.py")),
         "share": sum(hold.seconds for hold in named) / (0.2 * count),
