@@ -32,6 +32,10 @@ BENCHES = {
         "bench.durable",
         "durable items into SQLite against raw inserts, executemany beside a busy loop, DBOS",
     ),
+    "lanes": (
+        "bench.lanes",
+        "small calls to processes, against ProcessPoolExecutor, multiprocessing.Pool, joblib, mpire",
+    ),
     "memory": ("bench.memory", "peak memory as the input grows"),
     "imports": ("bench.imports", "time of «import headrace» and «headrace --help»"),
 }

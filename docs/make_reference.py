@@ -24,7 +24,20 @@ from typing import Any
 
 HERE = Path(__file__).parent / "reference"
 GENERATED = "<!-- Made by docs/make_reference.py; change the docstrings instead. -->\n"
-COMMANDS = ("", "fetch", "run", "resume", "status", "failures", "retry", "jobs", "advise", "demo", "init")
+COMMANDS = (
+    "",
+    "fetch",
+    "run",
+    "resume",
+    "status",
+    "failures",
+    "retry",
+    "jobs",
+    "advise",
+    "bench",
+    "demo",
+    "init",
+)
 
 #: Of each module: what it is called in programs, and its names under headings; names of other modules are dotted.
 SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
@@ -40,7 +53,7 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
                 "headrace.report.StageReport", "headrace.report.FailureCause", "headrace.report.HeldPlace",
                 "headrace.events.Statistics", "headrace.events.StageStatistics", "headrace.events.LoopHeld",
             ],
-            "Decisions": ["Retry", "transient", "Limit", "headrace.policies.limits.LimitRefused", "shared"],
+            "Decisions": ["Retry", "transient", "Limit", "headrace.policies.limits.LimitRefused", "shared", "Processes"],
             "Advice on lanes": [
                 "advise", "headrace.advisor.advice.Advice", "headrace.policies.lane_verdict.CallCosts",
             ],
@@ -51,7 +64,8 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
             ],
             "Errors": [
                 "HeadraceError", "PlanError", "SourceError", "SinkError", "LedgerError", "LedgerBusy", "IdentityChanged",
-                "CallError", "headrace.errors.Disposition", "TimedOut", "InDoubt", "ItemsFailed", "LaneError", "EngineError",
+                "CallError", "headrace.errors.Disposition", "TimedOut", "InDoubt", "headrace.errors.WorkerDied",
+                "ItemsFailed", "LaneError", "EngineError",
             ],
         },
     ),

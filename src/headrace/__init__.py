@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from headrace.flow.mapping import map, map_sync
     from headrace.flow.place import open
     from headrace.item import Done, Failed, Outcome, Parked, Returned, Skipped
+    from headrace.plan import Processes
     from headrace.policies.classify import transient
     from headrace.policies.limits import Limit
     from headrace.policies.retry import Retry
@@ -72,6 +73,7 @@ __all__ = [
     "Outcomes",
     "Parked",
     "PlanError",
+    "Processes",
     "Report",
     "Retry",
     "RetryAfter",
@@ -123,6 +125,7 @@ _HOMES = {
     "Inbox": "flow.inbox",
     "Job": "flow.job",
     "Limit": "policies.limits",
+    "Processes": "plan",
     "Retry": "policies.retry",
     "advise": "advisor.advice",
     "open": "flow.place",

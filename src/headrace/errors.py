@@ -5,7 +5,7 @@ HeadraceError
 ├── SourceError        the world's: what gives the items
 ├── SinkError          the world's: what takes the results
 ├── LedgerError        the world's: the durable record (LedgerBusy, IdentityChanged)
-├── CallError          one item's: TimedOut, InDoubt, BreakerOpen, and those of the adapters
+├── CallError          one item's: TimedOut, InDoubt, WorkerDied, BreakerOpen, and those of the adapters
 ├── LaneError          a lane can run no more calls
 ├── ItemsFailed        what `.values` and `check()` raise: an ExceptionGroup with the items
 └── EngineError        ours: please report
@@ -42,6 +42,7 @@ __all__ = [
     "Skip",
     "SourceError",
     "TimedOut",
+    "WorkerDied",
 ]
 
 
@@ -123,6 +124,13 @@ class TimedOut(CallError, TimeoutError):
 class InDoubt(CallError):
     """A *once* call went out and its end is unknown: it may have taken effect. It is never repeated by itself."""
 
+    ambiguous = True
+
+
+class WorkerDied(CallError):
+    """The child process that made the call died of it; the message says how. Whether the call took effect is unknown."""
+
+    disposition = Disposition.TRANSIENT
     ambiguous = True
 
 

@@ -14,6 +14,7 @@ import functools
 import hashlib
 import inspect
 import math
+import os
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -22,11 +23,21 @@ from headrace.errors import PlanError
 from headrace.policies.deadlines import FailureCap
 from headrace.policies.limits import Limit
 from headrace.policies.retry import Retry
-from headrace.ports import Configured, Effect, Replayable, Sink, Source, StageDefaults, Transactional
+from headrace.ports import (
+    Configured,
+    Effect,
+    Replayable,
+    Shared,
+    Sink,
+    Source,
+    StageDefaults,
+    Transactional,
+)
 
 __all__ = [
     "LaneName",
     "Plan",
+    "Processes",
     "RunOptions",
     "StageSpec",
     "function_name",
@@ -42,6 +53,8 @@ Kind = Literal["map", "flat_map", "filter", "batch", "take", "until"]
 DEFAULT_CONCURRENCY: Mapping[str, int] = {"loop": 100, "thread": 32}
 DEFAULT_FANOUT = 1000
 MINIMUM_WINDOW = 2048  # two commits of the committer: one is written while the other gathers
+#: With child processes: they are given many short calls at a time.
+MINIMUM_WINDOW_OF_PROCESSES = 8192
 NO_DEFAULTS = StageDefaults(name="")
 
 
@@ -75,6 +88,22 @@ def is_async(fn: Any) -> bool:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Processes:
+    """How the child processes of a stage live: `lane=hr.Processes(memory=2**30)` in place of `lane="process"`.
+
+    `memory` is the address space (bytes) that a child may have: a call that asks for more gets a MemoryError. After
+    `recycle_items` calls, or when it holds `recycle_memory` bytes or more after a chunk of calls, a child ends and a new
+    one takes its place. `nice` is added to the children's niceness, so that they leave the event loop its time.
+    """
+
+    _: dataclasses.KW_ONLY
+    memory: int | None = None
+    recycle_items: int | None = None
+    recycle_memory: int | None = None
+    nice: int = 5
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class StageSpec:
     """One stage of a plan, with the defaults filled in."""
 
@@ -95,6 +124,7 @@ class StageSpec:
     size: int = 0
     linger: float | None = None
     fanout: int = DEFAULT_FANOUT
+    processes: Processes | None = None
 
     @property
     def calls(self) -> bool:
@@ -121,7 +151,7 @@ def make_stage(
     kind: Kind,
     fn: Callable[..., Any],
     *,
-    lane: str | None = None,
+    lane: str | Processes | None = None,
     concurrency: int | None = None,
     rate: str | float | None = None,
     limits: Sequence[Limit] = (),
@@ -140,6 +170,9 @@ def make_stage(
     if lane is None:
         # A predicate is expected to be quick: sending each item to a thread and back would cost more than it does.
         lane = "loop" if is_async(fn) or kind == "filter" else "thread"
+    processes = lane if isinstance(lane, Processes) else None
+    if isinstance(lane, Processes):
+        lane = "process"
     all_limits = (*given.limits, *limits)
     if rate is not None:
         all_limits = (*all_limits, Limit(rate=rate, name=f"{name or given.name or function_name(fn)} rate"))
@@ -148,7 +181,7 @@ def make_stage(
         fn=fn,
         name=name or given.name or function_name(fn),
         lane=lane,
-        concurrency=DEFAULT_CONCURRENCY.get(lane, 1) if concurrency is None else concurrency,
+        concurrency=_default_concurrency(lane) if concurrency is None else concurrency,
         limits=tuple(dict.fromkeys(all_limits)),
         ordered=ordered,
         timeout=given.timeout if timeout is None else timeout,
@@ -159,7 +192,14 @@ def make_stage(
         shape=given.shape,
         columns=tuple(given.columns),
         fanout=fanout,
+        processes=processes,
     )
+
+
+def _default_concurrency(lane: str) -> int:
+    if lane == "process":
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return DEFAULT_CONCURRENCY.get(lane, 1)
 
 
 def known(kind: str, options: Mapping[str, Any], also: Sequence[str] = ()) -> Mapping[str, Any]:
@@ -260,10 +300,18 @@ class Plan:
         return 1 + sum(stage.kind in ("flat_map", "batch") for stage in self.stages)
 
     def window(self, given: int | None) -> int:
-        """Give the window of a run: `given`, else max(2048, 4 × concurrency), and room for what fans out."""
+        """Give the window of a run: `given`, else max(2048, 4 × concurrency), and room for what fans out.
+
+        With a stage on processes it is 8192 at least.
+        """
         if given is not None:
             return given
-        return max(MINIMUM_WINDOW, 4 * self.concurrency, self._window_needed())
+        on_processes = any(stage.lane == "process" for stage in self.stages)
+        return max(
+            MINIMUM_WINDOW_OF_PROCESSES if on_processes else MINIMUM_WINDOW,
+            4 * self.concurrency,
+            self._window_needed(),
+        )
 
     def _window_needed(self) -> int:
         fanout = max((stage.fanout for stage in self.stages if stage.kind == "flat_map"), default=0)
@@ -405,10 +453,12 @@ def _stage_problems(stage: StageSpec) -> list[str]:
         problems.append(f"concurrency={stage.concurrency!r}: give a whole number, 1 or more")
     if stage.effect not in get_args(Effect):
         problems.append(f'effect={stage.effect!r}: it is "safe", "idempotent" or "once"')
-    if stage.lane not in ("loop", "thread"):
-        problems.append(f'lane={stage.lane!r}: it is "loop" or "thread"')
-    elif stage.lane == "thread" and stage.fn is not None and is_async(stage.fn):
-        problems.append('lane="thread" needs a plain function, and this one is async: leave lane= out')
+    if stage.lane not in ("loop", "thread", "process"):
+        problems.append(f'lane={stage.lane!r}: it is "loop", "thread" or "process"')
+    elif stage.lane != "loop" and stage.fn is not None and is_async(stage.fn):
+        problems.append(f'lane="{stage.lane}" needs a plain function, and this one is async: leave lane= out')
+    if stage.lane == "process":
+        problems += _process_problems(stage)
     if stage.kind == "batch" and (not isinstance(stage.size, int) or stage.size < 1):
         problems.append(f"batch size {stage.size!r}: give a whole number, 1 or more")
     if stage.kind == "take" and (not isinstance(stage.size, int) or stage.size < 0):
@@ -421,6 +471,22 @@ def _stage_problems(stage: StageSpec) -> list[str]:
         f"limits holds {_short(x)}: give hr.Limit objects" for x in stage.limits if not isinstance(x, Limit)
     ]
     return [where + problem for problem in problems]
+
+
+def _process_problems(stage: StageSpec) -> list[str]:
+    problems = [
+        f"uses={{{key!r}: hr.shared(…)}}: processes share nothing; without hr.shared each opens its own"
+        for key, factory in stage.uses.items()
+        if isinstance(factory, Shared)
+    ]
+    options = stage.processes or Processes()
+    for name in ("memory", "recycle_items", "recycle_memory"):
+        given = getattr(options, name)
+        if given is not None and (not isinstance(given, int) or isinstance(given, bool) or given < 1):
+            problems.append(f"Processes({name}={given!r}): give a whole number, 1 or more, or leave it out")
+    if not isinstance(options.nice, int) or not 0 <= options.nice <= 19:
+        problems.append(f"Processes(nice={options.nice!r}): give a whole number from 0 to 19")
+    return problems
 
 
 def _describe(stage: StageSpec) -> list[str]:
@@ -447,6 +513,18 @@ def _describe(stage: StageSpec) -> list[str]:
         lines.append("  ordered  leaves in the order in which it came")
     if stage.uses:
         lines.append(f"  uses     {', '.join(stage.uses)}")
+    if stage.lane == "process":
+        lines.append("  child    one process for each; one that dies costs the call that it ran")
+        options = stage.processes or Processes()
+        if options.memory is not None:
+            lines.append(f"  memory   {options.memory} bytes of address space in each child")
+        recycled = [
+            f"{value} {unit}"
+            for value, unit in ((options.recycle_items, "calls"), (options.recycle_memory, "bytes held"))
+            if value is not None
+        ]
+        if recycled:
+            lines.append(f"  recycle  a child ends after {' or '.join(recycled)}")
     if stage.kind == "flat_map":
         lines.append(f"  fan-out  at most {stage.fanout} for each")
     return lines

@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, overload, runtime_checkable
 
 from headrace.events import Event
-from headrace.policies.holds import Place
 from headrace.policies.limits import Limit
 from headrace.policies.retry import Retry
 
@@ -23,6 +22,8 @@ __all__ = [
     "Bookmark",
     "Call",
     "Chunk",
+    "ChunkLane",
+    "ChunkPlace",
     "Commit",
     "Configured",
     "DeadLetter",
@@ -35,6 +36,7 @@ __all__ = [
     "Lane",
     "Ledger",
     "Parking",
+    "Raised",
     "Reader",
     "Replayable",
     "Row",
@@ -48,7 +50,6 @@ __all__ = [
     "Subscriber",
     "TakingAhead",
     "Transactional",
-    "Watching",
     "current_call",
 ]
 
@@ -255,28 +256,89 @@ class TakingAhead(Lane, Protocol):
         ...
 
 
+class Raised:
+    """The answer of a call that raised. `died`: the process that made the call died of it."""
+
+    __slots__ = ("died", "error")
+
+    def __init__(self, error: Exception, *, died: bool = False) -> None:
+        self.error = error
+        self.died = died
+
+
+class ChunkPlace(Protocol):
+    """Makes calls in chunks, one call after the other, and answers for each by itself, in order.
+
+    A call that is answered was made; what the end of a chunk leaves without an answer was not begun.
+    """
+
+    length: int  #: the calls of the chunk that are made here; falls when some are taken back
+
+    def room(self) -> int:
+        """How many calls to give it at a time, 1 or more."""
+        ...
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the chunk is over, and another one may start."""
+        ...
+
+    def start(self, values: Sequence[Any]) -> None:
+        """Begin a chunk: a call for each of the values. Never waits."""
+        ...
+
+    async def answers(self) -> Sequence[Any]:
+        """Wait for news, and give the answers that have come: values, and `Raised` for calls that raised.
+
+        Gives none where `length` has fallen, or where the chunk is over. May be cancelled.
+        """
+        ...
+
+    def running(self) -> tuple[int, float] | None:
+        """Give the number of the call that runs and for how long it has, in seconds; None between calls."""
+        ...
+
+    def recall(self) -> None:
+        """Take back the calls that have not begun, as soon as may be; `length` says which these are."""
+        ...
+
+    def kill(self, number: int, error: Exception) -> None:
+        """End call `number` with `error`, if it still runs; its answer says so."""
+        ...
+
+    def kill_now(self) -> None:
+        """End whatever runs. The answer of the call that ran is `Raised` with `died`."""
+        ...
+
+
+@runtime_checkable
+class ChunkLane(Protocol):
+    """A lane whose places take several calls at once, answer for each, and can end any of them."""
+
+    name: str
+
+    def load(self, fn: Callable[..., Any], factories: Mapping[str, Callable[[], Any]]) -> None:
+        """Take the function, and what opens its resources, once for each place. Raises PlanError where it cannot."""
+        ...
+
+    def place(self) -> ChunkPlace:
+        """Make one more place for calls."""
+        ...
+
+    @property
+    def abandoned(self) -> int:
+        """How many calls were given up and still run."""
+        ...
+
+    async def close(self, grace: float) -> int:
+        """Stop; give the number of places that could not be stopped."""
+        ...
+
+
 class Stuck(Protocol):
     """A call that was abandoned and still runs. `on_return` is called on the loop when it returns after all."""
 
     on_return: Callable[[], None] | None
-
-
-class Watching(Protocol):
-    """What watches the loop during a run, and tells of what holds it."""
-
-    starts_at: float  #: when the loop, if it is held from the start, calls for `start_late`; infinite once it is watched
-
-    def start(self) -> None:
-        """Begin to watch."""
-        ...
-
-    def start_late(self, whose: Place) -> None:
-        """Begin in earnest: the loop was held since `start`, and a call of the function at `whose` has just ended."""
-        ...
-
-    async def close(self) -> None:
-        """End."""
-        ...
 
 
 # ---------------------------------------------------------------------------------------------------- sinks and ledgers

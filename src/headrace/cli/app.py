@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli.advise import advise
+from headrace.cli.bench import bench
 from headrace.cli.demo import demo
 from headrace.cli.failures import failures
 from headrace.cli.fetch import fetch
@@ -49,12 +50,13 @@ COMMANDS: dict[Callable[..., None], str] = {
     retry: "Call what failed again.",
     jobs: "List, drop or vacuum the jobs of an output.",
     advise: "Say which lane a function belongs in, measured.",
+    bench: "Measure on this machine what articles claim.",
     demo: "See it work: a faulty server, a kill -9, a resume.",
     init: "Write a first flow, to be changed.",
 }
 
 for command, summary in COMMANDS.items():
-    app.command(short_help=summary, no_args_is_help=command not in (demo, init))(command)
+    app.command(short_help=summary, no_args_is_help=command not in (bench, demo, init))(command)
 
 
 def _say_version(wanted: bool) -> None:

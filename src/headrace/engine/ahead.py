@@ -12,7 +12,7 @@ import math
 from typing import TYPE_CHECKING
 
 from headrace.engine.slot import Slot
-from headrace.ports import Lane, TakingAhead
+from headrace.ports import ChunkLane, Lane, TakingAhead
 
 if TYPE_CHECKING:
     from headrace.engine.stage import Caller
@@ -23,7 +23,7 @@ __all__ = ["Ahead", "ahead_of"]
 NOTICEABLE = 0.02
 
 
-def ahead_of(caller: Caller, lane: Lane) -> Ahead | None:
+def ahead_of(caller: Caller, lane: Lane | ChunkLane) -> Ahead | None:
     """Give what looks after the calls that `lane` takes ahead; None for a lane that takes none."""
     return Ahead(caller, lane) if isinstance(lane, TakingAhead) else None
 

@@ -65,6 +65,11 @@ class Dispatch:
         self._spare += more
         self.wake_more()
 
+    def put_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Queue some again that were taken and not begun, before all others."""
+        self.ready.extendleft(reversed(deliveries))
+        self.wake_more()
+
     def take(self, now: float) -> Delivery | None:
         """Give the next delivery that may start now, admitted; None where there is none."""
         ready = self.ready
@@ -73,6 +78,17 @@ class Dispatch:
             if delivery.state == QUEUED:  # else it was settled while it queued
                 return delivery
         return None
+
+    def take_some(self, most: int) -> list[Delivery]:
+        """Give the next deliveries that may start now, at most so many; none only where there is none."""
+        taken: list[Delivery] = []
+        ready = self.ready
+        while ready and self.is_open and not taken:
+            some = [ready.popleft() for _ in range(min(most, len(ready)))]
+            taken = [
+                delivery for delivery in some if delivery.state == QUEUED
+            ]  # else settled while it queued
+        return taken
 
     def open(self) -> None:
         """Let workers take again."""
@@ -219,6 +235,10 @@ class KeyedDispatch(Dispatch):
         """Queue several."""
         for delivery in deliveries:
             self.accept(delivery)
+
+    def put_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Queue some again; their keys have a line of their own, and they go to its end."""
+        self.accept_all(deliveries)
 
     def queue_ready(self, queue: KeyQueue) -> None:
         """Put a queue in line for admission."""

@@ -25,6 +25,7 @@ from headrace.aio.tasks import TaskOwner
 from headrace.engine.accounts import Accounts
 from headrace.engine.batch import Gatherer, Tap
 from headrace.engine.bus import Bus
+from headrace.engine.chunks import ChunkCaller
 from headrace.engine.committer import Committer
 from headrace.engine.delays import Delays
 from headrace.engine.endings import Endings
@@ -37,6 +38,7 @@ from headrace.engine.shutdown import Shutdown
 from headrace.engine.slot import Slot
 from headrace.engine.stage import PATIENCE, Caller, carry
 from headrace.engine.texts import item_text, one_line
+from headrace.engine.watching import MakeWatch
 from headrace.engine.window import WEIGHTLESS, Window
 from headrace.errors import EngineError, HeadraceError, InDoubt, LaneError, LedgerError, SinkError
 from headrace.events import (
@@ -47,14 +49,12 @@ from headrace.events import (
 )
 from headrace.item import Delivery
 from headrace.plan import Plan, RunOptions
-from headrace.policies.holds import Hold, Place
-from headrace.ports import Chunk, JobState, Lane, Ledger, Replayable, Shared, Subscriber, Watching
+from headrace.ports import Chunk, ChunkLane, JobState, Lane, Ledger, Replayable, Shared, Subscriber
 from headrace.report import Report
 
 __all__ = ["Run"]
 
 Node = Caller | Gatherer | Tap
-MakeWatch = Callable[[Callable[[asyncio.Task[Any] | None], Place], Callable[[Hold], None]], Watching]
 #: How long idle workers may take to end, in seconds; those whose calls do not end were waited for before.
 LAST_LOOK = 0.5
 #: How often listeners get the run's statistics, in seconds.
@@ -69,7 +69,7 @@ class Run:
         plan: Plan,
         options: RunOptions,
         *,
-        make_lane: Callable[[Any, Callable[[HeadraceError], None]], Lane],
+        make_lane: Callable[[Any, Callable[[HeadraceError], None]], Lane | ChunkLane],
         make_exit: Callable[[Run], Exit],
         make_watch: MakeWatch | None = None,
         ledger: Ledger | None = None,
@@ -133,7 +133,10 @@ class Run:
                 self.nodes.append(Tap(self, spec))
             else:
                 lane = self._make_lane(spec, self.trouble)
-                self.nodes.append(Caller(self, spec, lane, level, below))
+                if isinstance(lane, ChunkLane):
+                    self.nodes.append(ChunkCaller(self, spec, lane, level, below))
+                else:
+                    self.nodes.append(Caller(self, spec, lane, level, below))
             level = below
         for node, following in zip(self.nodes, self.nodes[1:], strict=False):
             node.forward = self._carrier(following) if isinstance(node, Caller) else following.accept
@@ -197,7 +200,7 @@ class Run:
             assert from_fn is not None
             if spec.kind == "flat_map":
                 from_fn = collecting(from_fn, spec.fanout)
-            caller.bind(caller.lane.bind(from_fn, opened, own))
+            caller.load(from_fn, opened, own)
 
     async def _open_resource(
         self, resources: contextlib.AsyncExitStack, key: str, factory: Callable[[], Any]
@@ -317,6 +320,7 @@ class Run:
             self.intake.pause()
             for caller in self.callers:
                 caller.dispatch.close()
+                caller.recall()
 
     def resume(self) -> None:
         """Go on after `pause`."""

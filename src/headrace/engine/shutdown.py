@@ -118,6 +118,7 @@ class Shutdown:
                 carried.append(delivery)
             else:
                 run.endings.give_back(delivery)
+        caller.recall()
         caller.dispatch.open()
         for delivery in carried:
             caller.dispatch.accept(delivery)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ from headrace.plan import StageSpec, where_is
 from headrace.policies import limits as admission
 from headrace.policies.holds import Place
 from headrace.policies.retry import decide
-from headrace.ports import Lane, current_call
+from headrace.ports import ChunkLane, Lane, current_call
 
 if TYPE_CHECKING:
     from headrace.engine.run import Run
@@ -47,7 +47,7 @@ BREATH = 0.005
 class Caller:
     """A stage that calls a function: map, flat_map or filter."""
 
-    def __init__(self, run: Run, spec: StageSpec, lane: Lane, level: Level, below: Level) -> None:
+    def __init__(self, run: Run, spec: StageSpec, lane: Lane | ChunkLane, level: Level, below: Level) -> None:
         self.run = run
         self.spec = spec
         self.lane = lane
@@ -108,9 +108,12 @@ class Caller:
     def _held_back(self) -> int:
         return len(self._reorder) if self._reorder is not None else 0
 
-    def bind(self, call: Callable[[Any], Awaitable[Any]]) -> None:
-        """Say what a call is, once the resources are open."""
-        self._call = call
+    def load(
+        self, fn: Callable[..., Any], opened: Mapping[str, Any], factories: Mapping[str, Callable[[], Any]]
+    ) -> None:
+        """Give the lane its function with the resources that are open, and what it opens for itself."""
+        assert not isinstance(self.lane, ChunkLane)
+        self._call = self.lane.bind(fn, opened, factories)
 
     # ------------------------------------------------------------------ coming in
 
@@ -145,7 +148,9 @@ class Caller:
 
     def spawn(self) -> None:
         """Start one more worker."""
-        slot = Slot(self)
+        self._start_worker(Slot(self))
+
+    def _start_worker(self, slot: Slot) -> None:
         self.slots.append(slot)
         slot.task = self.run.workers.start(self._work(slot), f"headrace {self.spec.name} {len(self.slots)}")
         slot.task.add_done_callback(lambda task: self._worker_over(slot, task))
@@ -499,6 +504,9 @@ class Caller:
             slot.ending = "stop"
             slot.deadline = None
             slot.task.cancel()
+
+    def recall(self) -> None:
+        """Take back what a lane was given and has not begun: nothing, where it is given one call at a time."""
 
     def give_up(self, slot: Slot, error: Exception | None) -> None:
         """Go on without a call that will not end: settle its item, and start a worker in its place."""

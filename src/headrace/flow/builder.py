@@ -19,6 +19,7 @@ from headrace.plan import (
     DEFAULT_FANOUT,
     LaneName,
     Plan,
+    Processes,
     RunOptions,
     StageSpec,
     function_name,
@@ -73,7 +74,7 @@ class Flow(Generic[T]):
         self,
         fn: Callable[..., Coroutine[Any, Any, R]],
         *,
-        lane: LaneName | None = ...,
+        lane: LaneName | Processes | None = ...,
         concurrency: int | None = ...,
         rate: str | float | None = ...,
         limits: Sequence[Limit] = ...,
@@ -90,7 +91,7 @@ class Flow(Generic[T]):
         self,
         fn: Callable[..., R],
         *,
-        lane: LaneName | None = ...,
+        lane: LaneName | Processes | None = ...,
         concurrency: int | None = ...,
         rate: str | float | None = ...,
         limits: Sequence[Limit] = ...,
@@ -105,12 +106,13 @@ class Flow(Generic[T]):
     def map(self, fn: Callable[..., Any], **options: Any) -> Flow[Any]:
         """Call `fn` with each item; what it returns goes on.
 
-        `lane`: "loop" (where async functions go) or "thread" (where plain ones go). `concurrency`: calls at once; 100 on
-        the loop, 32 in threads. `rate` ("500/s") and `limits` hold starts back. `ordered`: leave in the order of the
+        `lane`: "loop" (where async functions go), "thread" (where plain ones go) or "process" (child processes, for what
+        computes), also as `hr.Processes(…)`. `concurrency`: calls at once; 100 on the loop, 32 in threads, and as many
+        processes as there are cores. `rate` ("500/s") and `limits` hold starts back. `ordered`: leave in the order of the
         source. `timeout`: seconds for one attempt, `within`: for all of them and the waiting between. `retry`: which
         failures are repeated; none unless given. `effect`: what a repeated call would do: "safe", "idempotent" (the
         default) or "once", which is never repeated when its end is unknown. `uses`: factories of what `fn` takes by
-        keyword, opened once a run (in threads: once a thread).
+        keyword, opened once a run (in threads: once a thread; in processes: once a child).
 
         A call that raises fails its item, and the run goes on.
         """
@@ -120,7 +122,7 @@ class Flow(Generic[T]):
         self,
         fn: Callable[..., Iterable[R] | AsyncIterable[R] | Coroutine[Any, Any, Iterable[R]]],
         *,
-        lane: LaneName | None = None,
+        lane: LaneName | Processes | None = None,
         concurrency: int | None = None,
         rate: str | float | None = None,
         limits: Sequence[Limit] = (),

@@ -24,6 +24,7 @@ from headrace.lanes.sampling import Watchdog
 from headrace.lanes.thread import ThreadLane
 from headrace.plan import Plan, RunOptions, StageSpec
 from headrace.ports import (
+    ChunkLane,
     DeadLetter,
     JobRequest,
     JobState,
@@ -51,7 +52,11 @@ class StopEvent(Protocol):
         ...
 
 
-def _make_lane(spec: StageSpec, on_trouble: Callable[[HeadraceError], None]) -> Lane:
+def _make_lane(spec: StageSpec, on_trouble: Callable[[HeadraceError], None]) -> Lane | ChunkLane:
+    if spec.lane == "process":
+        from headrace.lanes.process import ProcessLane
+
+        return ProcessLane(spec.concurrency, spec.name, on_trouble, spec.processes)
     if spec.lane == "thread":
         return ThreadLane(spec.concurrency, spec.name, on_trouble)
     return LoopLane()

@@ -13,7 +13,7 @@ from headrace.errors import CallError, PlanError
 from headrace.flow.job import Job, StopEvent
 from headrace.flow.main import run_sync, signals_to
 from headrace.item import Done, Failed, Outcome
-from headrace.plan import LaneName, Plan, RunOptions, known, make_stage
+from headrace.plan import LaneName, Plan, Processes, RunOptions, known, make_stage
 from headrace.policies.deadlines import parse_duration
 from headrace.policies.limits import Limit
 from headrace.policies.retry import Retry
@@ -37,7 +37,7 @@ async def map(
     items: Items[T],
     *,
     concurrency: int | None = ...,
-    lane: LaneName | None = ...,
+    lane: LaneName | Processes | None = ...,
     rate: str | float | None = ...,
     limits: Sequence[Limit] = ...,
     timeout: float | None = ...,
@@ -63,7 +63,7 @@ async def map(
     items: Items[T],
     *,
     concurrency: int | None = ...,
-    lane: LaneName | None = ...,
+    lane: LaneName | Processes | None = ...,
     rate: str | float | None = ...,
     limits: Sequence[Limit] = ...,
     timeout: float | None = ...,
@@ -104,7 +104,7 @@ def map_sync(
     items: Items[T],
     *,
     concurrency: int | None = ...,
-    lane: LaneName | None = ...,
+    lane: LaneName | Processes | None = ...,
     rate: str | float | None = ...,
     limits: Sequence[Limit] = ...,
     timeout: float | None = ...,
@@ -130,7 +130,7 @@ def map_sync(
     items: Items[T],
     *,
     concurrency: int | None = ...,
-    lane: LaneName | None = ...,
+    lane: LaneName | Processes | None = ...,
     rate: str | float | None = ...,
     limits: Sequence[Limit] = ...,
     timeout: float | None = ...,

@@ -1,1 +1,1 @@
-"""Where a stage's function runs: on the loop, or in threads."""
+"""Where a stage's function runs: on the loop, in threads, or in child processes."""

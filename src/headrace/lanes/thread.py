@@ -26,8 +26,8 @@ from contextvars import Context, copy_context
 from time import monotonic
 from typing import Any
 
-from headrace.aio.resources import stays_open
 from headrace.errors import CallError, LaneError
+from headrace.lanes.resources import open_all
 from headrace.ports import Call, current_call
 
 __all__ = ["ThreadLane"]
@@ -269,7 +269,7 @@ class ThreadLane:
                         self._rouse()
                 try:
                     if own is None:
-                        own = _open_all(stack, self._factories)
+                        own = open_all(stack, self._factories)
                     run, value = job.context.run, job.value
                     job.result = run(job.call, value, **own) if own else run(job.call, value)
                 except BaseException as error:  # noqa: BLE001 - it is handed to the item that raised it
@@ -399,22 +399,6 @@ class ThreadLane:
                     await self._thread_over.wait()
         except TimeoutError:
             pass
-
-
-def _open_all(stack: contextlib.ExitStack, factories: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
-    """Open a thread's own resources, all or none, to be closed with `stack`."""
-    opened: dict[str, Any] = {}
-    with contextlib.ExitStack() as attempt:
-        for key, factory in factories.items():
-            resource = factory()
-            entered = hasattr(resource, "__enter__")
-            if hasattr(resource, "close") and (not entered or stays_open(resource)):
-                attempt.callback(resource.close)
-            if entered:
-                resource = attempt.enter_context(resource)
-            opened[key] = resource
-        stack.push(attempt.pop_all())
-    return opened
 
 
 def _said(error: BaseException) -> str:
