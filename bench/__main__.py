@@ -19,6 +19,10 @@ BENCHES = {
         "bench.map",
         "a bounded concurrent map against streamable, aiometer, aiostream, pypeln and hand-written forms",
     ),
+    "threads": (
+        "bench.lanes_threads",
+        "plain functions in 32 threads against to_thread, run_in_executor, ThreadPoolExecutor and bare threads",
+    ),
     "http": (
         "bench.adapters:http",
         "CPU per request against aiohttp and bare libcurl, http and https, nginx",

@@ -50,8 +50,8 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
             ],
             "Outcomes and reports": [
                 "Outcomes", "Outcome", "Done", "Failed", "Skipped", "Parked", "Returned", "Report",
-                "headrace.report.StageReport", "headrace.report.FailureCause",
-                "headrace.events.Statistics", "headrace.events.StageStatistics",
+                "headrace.report.StageReport", "headrace.report.FailureCause", "headrace.report.HeldPlace",
+                "headrace.events.Statistics", "headrace.events.StageStatistics", "headrace.events.LoopHeld",
             ],
             "Decisions": ["Retry", "transient", "Limit", "headrace.policies.limits.LimitRefused", "shared", "Processes"],
             "Advice on lanes": [

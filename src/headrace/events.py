@@ -18,6 +18,7 @@ __all__ = [
     "ItemSettled",
     "KeyHeld",
     "LaneChosen",
+    "LoopHeld",
     "RunFinished",
     "RunStarted",
     "RunStateChanged",
@@ -104,6 +105,24 @@ class LaneChosen(Event):
     speedup: float | None
     transport: float | None
     calls: int
+
+
+@dataclasses.dataclass(slots=True)
+class LoopHeld(Event):
+    """The event loop was held: nothing else could run for `seconds`, time limits included.
+
+    `function`, `file` and `line` are where it stood meanwhile. `stage` is "" where the code belongs to no stage of the
+    run, and "source" while the source was read. `cause`: it "computes", it "blocks" without computing, or it "waits"
+    while other threads of the process compute. `cure` is the lane that would help, or "".
+    """
+
+    stage: str
+    function: str
+    file: str
+    line: int
+    seconds: float
+    cause: str
+    cure: str = ""
 
 
 @dataclasses.dataclass(slots=True)

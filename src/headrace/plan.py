@@ -45,6 +45,7 @@ __all__ = [
     "is_async",
     "known",
     "make_stage",
+    "where_is",
 ]
 
 LaneName = Literal["loop", "thread", "process", "auto"]
@@ -72,6 +73,13 @@ def _unwrapped(fn: Any) -> Any:
     if not (inspect.isroutine(fn) or inspect.isclass(fn)) and hasattr(fn, "__call__"):  # noqa: B004 - the method itself
         return fn.__call__
     return fn
+
+
+def where_is(fn: Any) -> tuple[str, str, int]:
+    """Give a function's name, file and first line; name and file are empty where it was not written in Python."""
+    fn = _unwrapped(fn)
+    code = getattr(getattr(fn, "__func__", fn), "__code__", None)
+    return (code.co_name, code.co_filename, code.co_firstlineno) if code is not None else ("", "", 0)
 
 
 def is_async(fn: Any) -> bool:

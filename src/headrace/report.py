@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import operator
+import os
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar, overload
@@ -17,12 +18,14 @@ from typing import Any, Generic, TypeVar, overload
 from headrace.errors import EngineError, ItemsFailed
 from headrace.item import Delivery, Done, Failed, Outcome, Parked, Returned, Skipped
 
-__all__ = ["DoneColumns", "FailureCause", "Outcomes", "Report", "StageReport", "exit_code"]
+__all__ = ["DoneColumns", "FailureCause", "HeldPlace", "Outcomes", "Report", "StageReport", "exit_code"]
 
 T = TypeVar("T")
 
 #: How many different causes of failure a report lists.
 MOST_CAUSES = 50
+#: How many places that held the loop a report lists in its text.
+MOST_PLACES = 5
 
 
 @dataclasses.dataclass(slots=True)
@@ -49,6 +52,44 @@ class StageReport:
     busy: float = 0.0
     abandoned: int = 0
     chosen: str | None = None
+
+
+@dataclasses.dataclass(slots=True)
+class HeldPlace:
+    """A place in the program that held the event loop, so that nothing else could run.
+
+    `line` is where it stood most of the longest time. `stage` is "" where the code belongs to no stage of the run, and
+    "source" while the source was read; `lane` is where that stage runs. `cause`: the code "computes", it "blocks" without
+    computing, or it "waits" while other threads of the process compute. `cure` is the lane that would help, or "".
+    """
+
+    stage: str
+    lane: str
+    function: str
+    file: str
+    line: int
+    times: int = 0
+    seconds: float = 0.0
+    longest: float = 0.0
+    cause: str = "computes"
+    cure: str = ""
+
+    def __str__(self) -> str:
+        who = f"{self.stage} ({self.lane})" if self.lane else self.stage or "code outside the stages"
+        times = "once" if self.times == 1 else f"{_number(self.times)} times"
+        return (
+            f"{who} held the loop {times}, {self.seconds:.1f} s in all, "
+            f"at {_near(self.file)}:{self.line} in {self.function}: {self._advice()}"
+        )
+
+    def _advice(self) -> str:
+        if self.cause == "waits":
+            return "it waited while other threads computed"
+        if self.cure == "process":
+            return "it computes: use lane='process'"
+        if self.cure == "thread":
+            return "it blocks: make it a plain function, and use lane='thread'"
+        return "it computes" if self.cause == "computes" else "it blocks"
 
 
 def exit_code(
@@ -107,6 +148,7 @@ class Report:
     commits: int = 0
     total: int | None = None  #: items in the source, where that is known
     finished_at: float | None = None  #: set where the job was finished before and there was nothing to do
+    held: Sequence[HeldPlace] = ()  #: what held the event loop for more than 50 ms at a time, the worst first
 
     @property
     def settled(self) -> int:
@@ -179,9 +221,23 @@ class Report:
         lines += [f"  {_number(c.count)} × {c.stage}: {c.error}: {c.example}" for c in self.causes]
         lines += [f"{s.name} ran on the {s.lane} lane: {s.chosen}" for s in self.stages if s.chosen]
         lines += [f"warning: {warning}" for warning in self.warnings]
+        lines += [str(place) for place in self.held[:MOST_PLACES]]
+        if len(self.held) > MOST_PLACES:
+            rest = self.held[MOST_PLACES:]
+            seconds = sum(place.seconds for place in rest)
+            lines.append(f"{len(rest)} other places held the loop, {seconds:.1f} s in all")
         if self.abandoned:
             lines.append(f"{self.abandoned} calls could not be stopped and still run")
         return "\n".join(lines)
+
+
+def _near(file: str) -> str:
+    """Shorten the path of a file below the current directory."""
+    try:
+        here = os.getcwd() + os.sep
+    except OSError:  # it was removed
+        return file
+    return file.removeprefix(here)
 
 
 def _number(value: int) -> str:

@@ -174,13 +174,18 @@ def test_a_database_connection_is_committed_and_closed(run: Callable[..., Any], 
 
 
 def test_the_interpreter_exits_in_spite_of_a_hanging_call() -> None:
-    """A call that hangs for ever does not keep the program from ending."""
+    """A call that hangs for ever fails as timed out, the run ends on time, and the program ends after it."""
     program = (
-        "import time, headrace as hr\n"
-        "got = hr.map_sync(lambda n: time.sleep(3600) if n == 0 else n, range(5), timeout=0.2)\n"
-        "print(got.report.line())\n"
+        "import threading, headrace as hr\n"
+        "got = hr.map_sync(lambda n: threading.Event().wait() if n == 0 else n,"
+        " range(5), timeout=1)\n"
+        "print(got.report.line(), type(got.failed[0].error).__name__, got.report.elapsed < 2, sep='|')\n"
     )
+    began = time.monotonic()
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=True
     )
-    assert ended.stdout.startswith("taken 5 = done 4 + failed 1")
+    line, error, on_time = ended.stdout.strip().split("|")
+    assert line.startswith("taken 5 = done 4 + failed 1")
+    assert (error, on_time) == ("TimedOut", "True")
+    assert time.monotonic() - began < 10

@@ -7,6 +7,7 @@ import pytest
 from headrace.events import (
     ItemSettled,
     KeyHeld,
+    LoopHeld,
     RunFinished,
     RunStarted,
     RunStateChanged,
@@ -77,6 +78,16 @@ def test_what_items_wait_for_is_told():
     assert "held: a.example:443 for 9.0 s (status 429)" in made.line()
     made.take([sample(12, 6)])
     assert "held" not in made.line()
+
+
+def test_what_holds_the_loop_is_told():
+    """The time that the loop was held in all, and the last place that did it, with the lane that would help."""
+    hold = LoopHeld(101.0, "parse", "fib", "/app/app.py", 17, 1.5, "computes", "process")
+    made = figures(started(), sample(0, 0), hold, hold, sample(2, 100))
+    assert "loop held 3.0 s" in made.line()
+    line = next(line for line in made.screen(120) if "last by" in line)
+    assert line == "  loop held for 3.0 s in all, last by parse, fib at /app/app.py:17: use lane='process'"
+    assert "held" not in figures(started(), sample(2, 100)).line()
 
 
 def test_the_busiest_hosts_are_named():

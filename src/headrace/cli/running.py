@@ -26,6 +26,7 @@ __all__ = ["NextSteps", "account", "allow_files", "progress_of", "report_of", "r
 
 #: The most causes of failure that are listed; `headrace failures` knows them all.
 MOST_CAUSES = 8
+MOST_PLACES = 3
 MOST_FILES = 65_536
 _SHAPE = re.compile(r"^stages\[\d+\]\.shape\.")
 
@@ -146,6 +147,8 @@ def account(report: Report, steps: NextSteps | None, total: Callable[[], int | N
     _say_causes(report)
     for warning in report.warnings:
         say(f"warning: {clean(warning)}")
+    for place in report.held[:MOST_PLACES]:
+        say(clean(place))
     if report.abandoned:
         say(f"{count(report.abandoned)} calls could not be stopped and still run")
     if report.trouble is not None:

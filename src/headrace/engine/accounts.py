@@ -7,6 +7,7 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Mapping
@@ -17,10 +18,11 @@ from headrace.engine.lineage import Ending
 from headrace.engine.stage import Caller
 from headrace.engine.texts import one_line, peek
 from headrace.errors import EngineError
-from headrace.events import AttemptFailed, ItemSettled, StageStatistics, Statistics
+from headrace.events import AttemptFailed, ItemSettled, LoopHeld, StageStatistics, Statistics
 from headrace.item import Delivery
 from headrace.policies.deadlines import FailureCap
-from headrace.report import MOST_CAUSES, FailureCause, Report, StageReport
+from headrace.policies.holds import Hold, Place, cure_of
+from headrace.report import MOST_CAUSES, FailureCause, HeldPlace, Report, StageReport
 
 if TYPE_CHECKING:
     from headrace.engine.run import Run
@@ -36,6 +38,7 @@ class Accounts:
         self.taken = self.done = self.failed = self.skipped = self.returned = 0
         self.warnings: list[str] = list(run.job_state.warnings) if run.job_state is not None else []
         self._causes: dict[tuple[str, str, object], FailureCause] = {}
+        self._held: dict[tuple[str, str, str, str], HeldPlace] = {}
         most = run.options.max_failures
         self._cap = FailureCap(most) if most is not None else None
 
@@ -92,6 +95,31 @@ class Accounts:
             text = f"{type(error).__name__}: {one_line(error)[:200]}"
             bus.emit(AttemptFailed(time.time(), delivery.position, stage, delivery.tried, text, after))
 
+    def loop_held(self, hold: Hold) -> None:
+        """Count what held the loop, and tell of it."""
+        place, cure = hold.place, cure_of(hold)
+        known = self._held.get(place[:4])
+        if known is None:
+            known = self._held[place[:4]] = HeldPlace(*place)
+        known.times += 1
+        known.seconds += hold.seconds
+        if hold.seconds > known.longest:
+            known.longest, known.line = hold.seconds, place.line
+            known.cause, known.cure = hold.cause, cure
+        if self.run.bus is not None:
+            at = (place.stage, place.function, place.file, place.line)
+            self.run.bus.emit(LoopHeld(time.time(), *at, hold.seconds, hold.cause, cure))
+
+    def whose(self, task: asyncio.Task[Any] | None) -> Place:
+        """Say where the function of the stage begins that a task calls. Asked in another thread, too: it only reads."""
+        if task is None:
+            return Place()
+        for caller in self.run.callers:
+            for slot in tuple(caller.slots):
+                if slot.task is task:
+                    return caller.whose
+        return Place("source") if self.run.is_reading(task) else Place()
+
     def statistics(self) -> Statistics:
         """Say how the run stands now."""
         run, callers = self.run, self.run.callers
@@ -114,12 +142,13 @@ class Accounts:
 
     @staticmethod
     def _stage_statistics(caller: Caller) -> StageStatistics:
+        ahead = len(caller.ahead) if caller.ahead is not None else 0  # with the lane, and not begun
         return StageStatistics(
             name=caller.spec.name,
             lane=caller.spec.lane,
-            queued=len(caller.dispatch),
+            queued=len(caller.dispatch) + ahead,
             held=getattr(caller.dispatch, "held", 0),
-            running=caller.running,
+            running=caller.running - ahead,
             waiting=caller.waiting,
             attempts=caller.attempts,
             failures=caller.failures,
@@ -187,5 +216,6 @@ class Accounts:
             abandoned=run.abandoned,
             commits=run.exit.commits if isinstance(run.exit, Committer) else 0,
             total=run.total,
+            held=sorted(self._held.values(), key=lambda place: -place.seconds),
             finished_at=state.finished_at if state is not None and ended and not self.taken else None,
         )

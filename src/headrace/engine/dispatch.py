@@ -60,6 +60,11 @@ class Dispatch:
         self.ready.extend(deliveries)
         self.wake_more()
 
+    def add_workers(self, more: int) -> None:
+        """Let there be more workers."""
+        self._spare += more
+        self.wake_more()
+
     def put_back(self, deliveries: Sequence[Delivery]) -> None:
         """Queue some again that were taken and not begun, before all others."""
         self.ready.extendleft(reversed(deliveries))

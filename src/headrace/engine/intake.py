@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.engine.texts import one_line
 from headrace.errors import HeadraceError, SourceError
 from headrace.item import Delivery
+from headrace.policies.holds import Place
 from headrace.ports import Bookmark, Chunk, Reader
 
 if TYPE_CHECKING:
@@ -109,6 +110,9 @@ class Intake:
                     self.exhausted = True
                     break
                 self._admit(chunk)
+                watch = self.run.watch
+                if watch is not None and self.run.clock() >= watch.starts_at:
+                    watch.start_late(Place("source"))
                 await asyncio.sleep(0)
         except asyncio.CancelledError as error:
             if self.ended:

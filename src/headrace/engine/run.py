@@ -39,6 +39,7 @@ from headrace.engine.shutdown import Shutdown
 from headrace.engine.slot import Slot
 from headrace.engine.stage import PATIENCE, Caller, carry
 from headrace.engine.texts import item_text, one_line
+from headrace.engine.watching import MakeWatch
 from headrace.engine.window import WEIGHTLESS, Window
 from headrace.errors import EngineError, HeadraceError, InDoubt, LaneError, LedgerError, SinkError
 from headrace.events import (
@@ -81,6 +82,7 @@ class Run:
         *,
         make_lane: Callable[[Any, Callable[[HeadraceError], None]], Lane | ChunkLane],
         make_exit: Callable[[Run], Exit],
+        make_watch: MakeWatch | None = None,
         ledger: Ledger | None = None,
         state: JobState | None = None,
         subscribers: Sequence[Subscriber] = (),
@@ -123,6 +125,9 @@ class Run:
         self.endings = Endings(self)
         self.shutdown = Shutdown(self)
         self.exit = make_exit(self)
+        self.watch = (
+            make_watch(self.accounts.whose, self.accounts.loop_held) if make_watch is not None else None
+        )
         self._build()
         self.intake = Intake(
             self, state.settled if state is not None else (), state.bookmark if state is not None else None
@@ -243,6 +248,8 @@ class Run:
         if not self.shutdown.is_stopping:
             self.set_state("running")
         self._sample()
+        if self.watch is not None:
+            self.watch.start()
         self.look()
         if isinstance(self.exit, Committer):
             self._tasks.start(self.exit.work(), "headrace committer")
@@ -269,6 +276,8 @@ class Run:
         left += await self._tasks.cancel(PATIENCE) if len(self._tasks) else 0
         for caller in self.callers:
             left += await caller.lane.close(0.0)
+        if self.watch is not None:
+            await self.watch.close()
         self.abandoned = left
         # None are open here, but after a fault of ours: these were not settled either.
         self.accounts.returned += self.roots.open
@@ -334,6 +343,10 @@ class Run:
             self.intake.resume()
             for caller in self.callers:
                 caller.dispatch.open()
+
+    def is_reading(self, task: asyncio.Task[Any]) -> bool:
+        """Whether this is the task that reads the source."""
+        return task is self._intake_task
 
     def stop_reading(self) -> None:
         """Interrupt the reading of the source."""

@@ -122,6 +122,8 @@ class Shutdown:
         caller.dispatch.open()
         for delivery in carried:
             caller.dispatch.accept(delivery)
+        if caller.ahead is not None:
+            caller.ahead.withdraw()
 
     def _give_up_stuck(self) -> None:
         """Go on without the calls that do not end although they were cancelled."""

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from headrace.aio.gate import Gate, wake_waiters
+from headrace.engine.ahead import ahead_of
 from headrace.engine.dispatch import Dispatch, KeyedDispatch
 from headrace.engine.lineage import Child, Ending, begin_family, count_sent, is_doomed, root_of
 from headrace.engine.reorder import Reorder
@@ -26,8 +27,9 @@ from headrace.engine.texts import one_line, peek
 from headrace.engine.window import WEIGHTLESS, Level
 from headrace.errors import CallError, HeadraceError, Skip, TimedOut
 from headrace.item import QUEUED, RUNNING, WAITING, Delivery
-from headrace.plan import StageSpec
+from headrace.plan import StageSpec, where_is
 from headrace.policies import limits as admission
+from headrace.policies.holds import Place
 from headrace.policies.retry import decide
 from headrace.ports import ChunkLane, Lane, LaneChoice, current_call
 
@@ -74,6 +76,12 @@ class Caller:
             if spec.limits
             else Dispatch(loop, spec.concurrency, self.spawn)
         )
+        self.ahead = ahead_of(self, lane)
+
+    @property
+    def whose(self) -> Place:
+        """Where the function begins that is called here, for the watchdog."""
+        return Place(self.spec.name, self.spec.lane, *where_is(self.spec.fn))
 
     @property
     def attempts(self) -> int:
@@ -83,6 +91,8 @@ class Caller:
     @property
     def busy(self) -> float:
         """The seconds that these calls took."""
+        if self.ahead is not None:
+            return self.ahead.busy
         return self._busy_before + sum(slot.busy for slot in self.slots)
 
     @property
@@ -234,6 +244,8 @@ class Caller:
                     await self._pass(delivery, value)
             if now >= run.breathe_at:
                 run.breathe_at = now + BREATH
+                if run.watch is not None and now >= run.watch.starts_at:
+                    run.watch.start_late(self.whose)
                 await asyncio.sleep(0)
                 now = clock()
 
@@ -477,6 +489,8 @@ class Caller:
 
     def expired(self, slot: Slot, now: float) -> None:
         """The sweep found that this slot's time limit has passed."""
+        if slot.ending is None and self.ahead is not None and self.ahead.put_off(slot, now):
+            return
         if slot.ending == "timeout":
             self.give_up(slot, self._timed_out(slot.delivery) if slot.delivery is not None else None)
             return

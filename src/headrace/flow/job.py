@@ -20,6 +20,7 @@ from headrace.errors import HeadraceError, PlanError
 from headrace.events import Statistics
 from headrace.item import Outcome
 from headrace.lanes.loop import LoopLane
+from headrace.lanes.sampling import Watchdog
 from headrace.lanes.thread import ThreadLane
 from headrace.plan import Plan, RunOptions, StageSpec, cores
 from headrace.ports import (
@@ -167,6 +168,7 @@ class Job:
             self._plan,
             self._options,
             make_lane=_make_lane,
+            make_watch=Watchdog,
             make_exit=make_exit,
             ledger=ledger,
             state=state,

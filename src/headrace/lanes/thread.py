@@ -6,48 +6,83 @@ Rules:
 1. The default executor is never used: it is shared with everyone's DNS look-ups, and interpreter exit waits for it.
 2. A thread cannot be stopped. A call that is given up is abandoned: counted, its place taken by a new thread, its late
    result dropped. Too many of them fail the lane.
-3. Results come back in batches: a busy lane wakes the loop once for many of them.
+3. A job belongs to whoever took it out of `jobs`: a thread, which runs it, or the loop, which gives it up unstarted.
+4. One thread is woken at a time, and wakes the next when it finds more to do. Where calls take microseconds, one thread
+   does many in turn, and their results go back together; one that blocks there holds the others up for `LOOK_AFTER`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
+import functools
 import itertools
-import queue
+import math
 import threading
 import types
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Context, copy_context
+from time import monotonic
 from typing import Any
 
 from headrace.errors import CallError, LaneError
 from headrace.lanes.resources import open_all
-from headrace.ports import current_call
+from headrace.ports import Call, current_call
 
 __all__ = ["ThreadLane"]
 
 #: How long an idle thread may take to end and to close its resources, in seconds.
 IDLE_GRACE = 5.0
+#: Calls that take less than this (seconds) are worth having at hand before a thread is free for them.
+QUICK = 0.005
+#: Those that take less than this are not worth waking another thread for.
+TINY = 0.00005
+#: So many of them for each thread: one to go on with, and one while the loop is busy.
+AHEAD = 2
+#: So many calls must have come back before the lane goes by what they took.
+ENOUGH = 64
+#: How often it is looked whether a call that blocks holds up those that were thought to be tiny, in seconds.
+LOOK_AFTER = 0.002
 _lane_numbers = itertools.count(1)
 
 
 class _Job:
     """One call on its way through a thread."""
 
-    __slots__ = ("call", "context", "error", "future", "given_up", "on_return", "result", "thread", "value")
+    given_up = False
+    result: Any = None
+    error: BaseException | None = None
+    on_return: Callable[[], None] | None = None
+    began: float  # this one and the next are set by the thread
+    took: float
 
     def __init__(self, call: Callable[..., Any], value: Any, future: asyncio.Future[Any]) -> None:
         self.call = call
         self.value = value
         self.future = future
-        self.context = contextvars.copy_context()
-        self.thread: threading.Thread | None = None  # the one that runs it
-        self.given_up = False
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self.on_return: Callable[[], None] | None = None
+        self.context = copy_context()
+        self.handed = monotonic()
+
+    def is_for(self, call: Call) -> bool:
+        """Whether this is the job of an attempt; no more when its function has returned."""
+        context: Context | None = self.context
+        return context is not None and context.get(current_call) is call
+
+
+class _Thread(threading.Thread):
+    """A thread of a lane, with what it runs, or ran last, and the lock that it waits for while it is idle."""
+
+    def __init__(self, work: Callable[[_Thread], None], name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self._work = work
+        self.job: _Job | None = None
+        self.wake = threading.Lock()
+        self.wake.acquire()
+
+    def run(self) -> None:
+        """Work until the lane is closed, or the call is given up."""
+        self._work(self)
 
 
 class ThreadLane:
@@ -61,24 +96,64 @@ class ThreadLane:
         max_abandoned: int | None = None,
     ) -> None:
         self.name = "thread"
-        self._stuck: set[threading.Thread] = set()  # those whose calls were given up and still run
+        self.busy = 0.0  # seconds that calls took, from where a thread began them
+        self.on_quick: Callable[[int], None] | None = None
         self._label = f"headrace-{name}-{next(_lane_numbers)}"
         self._size = threads
         self._max_abandoned = max(16, threads) if max_abandoned is None else max_abandoned
         self._on_trouble = on_trouble
         self._loop = asyncio.get_running_loop()
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._returned: deque[_Job] = deque()
-        self._notified = False
-        self._threads: set[threading.Thread] = set()
-        self._working = 0  # calls handed over and not yet back; threads are started to match
-        self._thread_over = asyncio.Event()
         self._factories: Mapping[str, Callable[[], Any]] = {}
+        # calls
+        self._jobs: deque[_Job] = deque()
+        self._returned: deque[_Job] = deque()
+        self._notified = False  # the loop is to collect what has returned
+        self._stuck: set[_Job] = set()  # those that were given up and still run, each in a thread of its own
+        # threads
+        self._threads: set[_Thread] = set()
+        self._idle: list[_Thread] = []
+        self._rousing = threading.Lock()  # held by whoever wakes or starts a thread, or goes idle
+        self._searching = False  # a thread was woken, and has not looked for a job yet
+        self._closed = False
+        self._thread_over = asyncio.Event()
+        # what calls take, the latest ones counting most
+        self._mean = QUICK
+        self._measured = 0
+        self._tiny = False
+        self._look_timer: asyncio.TimerHandle | None = None
+        self._measured_then = 0
 
     @property
     def abandoned(self) -> int:
         """The calls that were given up and still run."""
         return len(self._stuck)
+
+    @property
+    def _at_work(self) -> int:
+        return len(self._threads) - len(self._stuck) - len(self._idle)
+
+    @property
+    def queued(self) -> int:
+        """The calls that were handed over and that no thread has begun."""
+        return len(self._jobs)
+
+    def withdraw(self, call: Call) -> bool:
+        """Take an attempt back that no thread has begun; False where one has. Its waiter is to be cancelled."""
+        for job in tuple(self._jobs):
+            if job.is_for(call):
+                with contextlib.suppress(ValueError):
+                    self._jobs.remove(job)
+                    job.given_up = True
+                    return True
+        return False
+
+    def waited(self, call: Call) -> float:
+        """Give the seconds that an attempt waited for its thread; infinite while it does, or where its result is there."""
+        for thread in tuple(self._threads):
+            job = thread.job
+            if job is not None and job.is_for(call):
+                return max(0.0, job.began - job.handed)
+        return math.inf
 
     def bind(
         self,
@@ -88,44 +163,78 @@ class ThreadLane:
     ) -> Callable[[Any], Awaitable[Any]]:
         """Make the callable: each call of it runs `fn` in a thread, with the caller's context variables."""
         self._factories = factories
-
-        def in_thread(value: Any, own: Mapping[str, Any]) -> Any:
-            return fn(value, **shared, **own)
+        in_thread = functools.partial(fn, **shared) if shared else fn
+        jobs, find_hands, make_future = self._jobs, self._find_hands, self._loop.create_future
 
         async def call(value: Any) -> Any:
-            return await self._run(in_thread, value)
+            job = _Job(in_thread, value, make_future())
+            jobs.append(job)
+            find_hands()
+            try:
+                return await job.future
+            except asyncio.CancelledError:
+                self._give_up(job)
+                raise
+            finally:
+                del (
+                    job
+                )  # its error's traceback holds this frame: they would keep each other, and the item, alive
 
         return call
 
-    async def _run(self, call: Callable[..., Any], value: Any) -> Any:
-        job = _Job(call, value, self._loop.create_future())
-        self._working += 1
-        if (
-            self._working > len(self._threads) - self.abandoned
-            and len(self._threads) < self._size + self.abandoned
-        ):
-            self._start_thread()
-        self._jobs.put(job)
+    # ------------------------------------------------------------------ handing over, on the loop
+
+    def _find_hands(self) -> None:
+        """See to it that a thread takes what was put into `jobs`."""
+        at_work = len(self._threads) - len(self._stuck) - len(self._idle)
+        if self._tiny and at_work > 0:
+            if self._look_timer is None:
+                self._look_timer = self._loop.call_later(LOOK_AFTER, self._look)
+            return  # it takes this one too
+        if at_work < self._size and not self._searching:
+            self._rouse()
+
+    def _rouse(self) -> None:
+        """Wake an idle thread, or start one where there may be more. Called on the loop and in threads."""
+        with self._rousing:
+            if self._closed:
+                return
+            if self._idle:
+                self._searching = True
+                self._idle.pop().wake.release()
+                return
+            if len(self._threads) - len(self._stuck) >= self._size:
+                return
+            self._searching = True
+            thread = _Thread(self._work, self._label)
+            self._threads.add(thread)
         try:
-            return await job.future
-        except asyncio.CancelledError:
-            self._give_up(job)
-            raise
-        finally:
-            del job  # its error's traceback holds this frame: they would keep each other, and the item, alive
+            thread.start()
+        except RuntimeError as error:  # the system gives no more of them
+            self._searching = False
+            self._threads.discard(thread)
+            if len(self._threads) <= len(self._stuck):
+                raised = LaneError(f"no thread can be started for {self._label}: {error}. Lower concurrency=")
+                raised.__cause__ = error
+                self._on_trouble(raised)
 
     def _give_up(self, job: _Job) -> None:
         """Leave the call to itself. Its thread ends when the call returns, and another one takes its place now."""
-        if job.future.done() and not job.future.cancelled():
-            return  # it came back in the same turn of the loop
+        if job.given_up or (job.future.done() and not job.future.cancelled()):
+            return  # it was withdrawn, or came back in the same turn of the loop
         job.given_up = True
-        self._working -= 1
-        if job.thread is None or job in self._returned:
+        with contextlib.suppress(ValueError):
+            self._jobs.remove(job)
+            return  # no thread had taken it
+        if job in self._returned:
             return
-        self._stuck.add(job.thread)
+        self._stuck.add(job)
+        self.busy += monotonic() - job.handed
         call = current_call.get(None)
         if call is not None:
             call.stuck = job
+        if self._jobs:
+            self._rouse()
         if self.abandoned > self._max_abandoned:
             self._on_trouble(
                 LaneError(
@@ -136,38 +245,65 @@ class ThreadLane:
 
     # ------------------------------------------------------------------ in the threads
 
-    def _start_thread(self) -> None:
-        thread = threading.Thread(target=self._work, name=f"{self._label}", daemon=True)
-        self._threads.add(thread)
-        thread.start()
-
-    def _work(self) -> None:
+    def _work(self, me: _Thread) -> None:
+        jobs, returned, clock = self._jobs, self._returned, monotonic
         with contextlib.ExitStack() as stack:
-            own: dict[str, Any] | None = None
+            own: dict[str, Any] | None = None if self._factories else {}
+            woken = True
+            now = clock()
             while True:
-                job = self._jobs.get()
-                if job is None:
-                    break
-                if job.given_up:
+                try:
+                    job = jobs.popleft()
+                except IndexError:
+                    if not self._wait(me):
+                        break
+                    woken = True
+                    now = clock()
                     continue
-                job.thread = threading.current_thread()
+                job.began = now
+                me.job = job
+                if woken:
+                    woken = False
+                    self._searching = False
+                    if jobs and not self._tiny:
+                        self._rouse()
                 try:
                     if own is None:
                         own = open_all(stack, self._factories)
-                    job.result = job.context.run(job.call, job.value, own)
+                    run, value = job.context.run, job.value
+                    job.result = run(job.call, value, **own) if own else run(job.call, value)
                 except BaseException as error:  # noqa: BLE001 - it is handed to the item that raised it
                     job.error = error
                 job.context = job.call = None  # type: ignore[assignment]  # let go of them before the result waits
-                self._returned.append(job)
-                self._notify()
+                now = clock()
+                job.took = now - job.began
+                returned.append(job)
+                if not self._notified and not (self._tiny and jobs):
+                    self._notify()
                 if job.given_up:
                     break
-        self._post(self._thread_ended, threading.current_thread())
+            me.job = job = None  # type: ignore[assignment]
+        self._post(self._thread_ended, me)
+
+    def _wait(self, me: _Thread) -> bool:
+        """Be idle until there is something to do; say whether to go on."""
+        me.job = None
+        if self._returned and not self._notified:
+            self._notify()
+        with self._rousing:
+            self._searching = False
+            if self._closed:
+                return False
+            self._idle.append(me)  # before the last look at the jobs: who adds one looks here after that
+            if self._jobs:
+                self._idle.remove(me)
+                return True
+        me.wake.acquire()
+        return True
 
     def _notify(self) -> None:
-        if not self._notified:
-            self._notified = True
-            self._post(self._collect)
+        self._notified = True
+        self._post(self._collect)
 
     def _post(self, callback: Callable[..., None], *args: Any) -> None:
         try:
@@ -179,41 +315,79 @@ class ThreadLane:
 
     def _collect(self) -> None:
         self._notified = False
-        returned = self._returned
+        returned, count, took = self._returned, 0, 0.0
         while returned:
             job = returned.popleft()
             if job.given_up:
+                self._stuck.discard(job)
                 if job.on_return is not None:
                     job.on_return()
                 continue
-            self._working -= 1
-            if job.future.done():
+            count += 1
+            took += job.took
+            future = job.future
+            if future.done():
                 continue
             if job.error is not None:
-                job.future.set_exception(_presentable(job.error))
+                future.set_exception(_presentable(job.error))
             elif type(job.result) is types.CoroutineType:
                 job.result.close()
-                job.future.set_exception(
+                future.set_exception(
                     TypeError(
                         "the function gave a coroutine: pass the async function itself, or use lane='loop'"
                     )
                 )
             else:
-                job.future.set_result(job.result)
+                future.set_result(job.result)
+        if count:
+            self._measure(count, took)
 
-    def _thread_ended(self, thread: threading.Thread) -> None:
+    def _measure(self, count: int, took: float) -> None:
+        """Learn from `count` calls what a call takes."""
+        self.busy += took
+        self._mean += (took / count - self._mean) * min(1.0, count / ENOUGH)
+        before, self._measured = self._measured, self._measured + count
+        if self._measured < ENOUGH:
+            return
+        if before < ENOUGH and self._mean < QUICK and self.on_quick is not None:
+            self.on_quick(self._size * AHEAD)
+        self._tiny = self._mean < TINY
+        if self._tiny and self._at_work and self._look_timer is None:
+            self._look_timer = self._loop.call_later(LOOK_AFTER, self._look)
+
+    def _look(self) -> None:
+        """Collect what tiny calls gave. If that is nothing, one of them blocks: no more waiting for each other."""
+        self._look_timer = None
+        self._collect()
+        if self._measured == self._measured_then:
+            self._tiny = False
+            self._mean = max(self._mean, LOOK_AFTER)
+            if self._jobs:
+                self._rouse()
+        elif self._at_work:
+            self._look_timer = self._loop.call_later(LOOK_AFTER, self._look)
+        self._measured_then = self._measured
+
+    # ------------------------------------------------------------------ the end
+
+    def _thread_ended(self, thread: _Thread) -> None:
         self._threads.discard(thread)
-        self._stuck.discard(thread)
         self._thread_over.set()
+        if self._jobs:
+            self._rouse()
 
     async def close(self, grace: float) -> int:
         """End the threads; give the number of those whose calls still hang after `grace` seconds."""
-        for _ in self._threads - self._stuck:
-            self._jobs.put(None)
+        if self._look_timer is not None:
+            self._look_timer.cancel()
+        with self._rousing:
+            self._closed = True
+            while self._idle:
+                self._idle.pop().wake.release()
         # A loop in virtual time must not jump over the moment that an idle thread needs to end.
         standstill = getattr(self._loop, "outside", contextlib.nullcontext)
         with standstill():
-            await self._wait_until(lambda: self._threads <= self._stuck, IDLE_GRACE)
+            await self._wait_until(lambda: len(self._threads) <= len(self._stuck), IDLE_GRACE)
         await self._wait_until(lambda: not self._threads, grace)
         return len(self._threads)
 

@@ -14,6 +14,7 @@ from headrace.events import (
     Event,
     ItemSettled,
     KeyHeld,
+    LoopHeld,
     RunFinished,
     RunStarted,
     RunStateChanged,
@@ -45,6 +46,8 @@ class Figures:
         self._last_failure = ""
         self._failed = 0  # counted from the settlements, which come before the next sample
         self._held: dict[str, tuple[float, str]] = {}
+        self.loop_held = 0.0
+        self._last_hold: LoopHeld | None = None
         self._samples: deque[tuple[float, int]] = deque()
 
     # ------------------------------------------------------------------ what comes in
@@ -61,6 +64,9 @@ class Figures:
                 self._sampled(event)
             elif isinstance(event, KeyHeld):
                 self._held[event.key] = (event.until, event.reason)
+            elif isinstance(event, LoopHeld):
+                self.loop_held += event.seconds
+                self._last_hold = event
             elif isinstance(event, RunStateChanged):
                 self.state, self.reason = event.state, event.reason or self.reason
             elif isinstance(event, RunStarted):
@@ -146,6 +152,16 @@ class Figures:
             for key, (until, reason) in sorted(self._held.items(), key=lambda entry: -entry[1][0])
         ]
 
+    def last_hold(self) -> str:
+        """How long the loop was held in all, and by what most recently; empty where it was not."""
+        hold = self._last_hold
+        if hold is None:
+            return ""
+        stage = f"{clean(hold.stage)}, " if hold.stage else ""
+        cure = f": use lane='{clean(hold.cure)}'" if hold.cure else ""
+        where = f"{stage}{clean(hold.function)} at {clean(hold.file)}:{hold.line}"
+        return f"loop held for {duration(self.loop_held)} in all, last by {where}{cure}"
+
     def busiest(self) -> list[str]:
         """The keys with the most calls under way."""
         running: dict[str, int] = {}
@@ -161,6 +177,8 @@ class Figures:
         if self.failed:
             parts.append(f"{count(self.failed)} failed")
         parts += self._pace()
+        if self.loop_held:
+            parts.append(f"loop held {duration(self.loop_held)}")
         if not self.finished:
             parts.append(f"{count(self.in_flight)} in flight")
             if words := self.waiting():
@@ -182,6 +200,8 @@ class Figures:
         if busiest := self.busiest():
             lines.append("  busiest: " + " · ".join(busiest))
         lines += [f"  held: {hold}" for hold in self.holds()[:3]]
+        if hold := self.last_hold():
+            lines.append("  " + hold)
         if self._last_failure:
             lines.append("  last failure: " + clean(self._last_failure))
         if notice := self.notice():
