@@ -36,6 +36,7 @@ BENCHES = {
         "bench.lanes",
         "small calls to processes, against ProcessPoolExecutor, multiprocessing.Pool, joblib, mpire",
     ),
+    "lag": ("bench.lag", "how late the loop is while CPU work goes on in processes, in threads, on the loop"),
     "memory": ("bench.memory", "peak memory as the input grows"),
     "imports": ("bench.imports", "time of «import headrace» and «headrace --help»"),
 }

@@ -41,7 +41,7 @@ class FailureCause:
 @dataclasses.dataclass(slots=True)
 class StageReport:
     """What one stage did. `busy` is the sum of the seconds that its calls took; `chosen` says why it was put in its lane,
-    where that was left to headrace.
+    where that was left to headrace; `advice` is what it might gain in another one.
     """
 
     name: str
@@ -52,6 +52,7 @@ class StageReport:
     busy: float = 0.0
     abandoned: int = 0
     chosen: str | None = None
+    advice: str | None = None
 
 
 @dataclasses.dataclass(slots=True)
@@ -220,6 +221,7 @@ class Report:
             lines.append(f"trouble: {self.trouble}")
         lines += [f"  {_number(c.count)} × {c.stage}: {c.error}: {c.example}" for c in self.causes]
         lines += [f"{s.name} ran on the {s.lane} lane: {s.chosen}" for s in self.stages if s.chosen]
+        lines += [f"{s.name} {s.advice}" for s in self.stages if s.advice]
         lines += [f"warning: {warning}" for warning in self.warnings]
         lines += [str(place) for place in self.held[:MOST_PLACES]]
         if len(self.held) > MOST_PLACES:

@@ -239,3 +239,14 @@ def test_cancelled_while_it_chooses_nothing_is_left(run: Callable[[Any], Any]) -
 def test_explain_says_what_may_happen() -> None:
     """The plan tells that the lane is chosen, before anything moves."""
     assert "auto" in hr.Flow(range(3)).map(adds, lane="auto").explain()
+
+
+def test_a_report_advises_where_threads_computed() -> None:
+    """Without lane= nothing is moved; the report says that threads computed, one at a time."""
+    got = hr.map_sync(parses, range(1500))
+    stage = got.report.stages[0]
+    assert stage.lane == "thread"
+    assert stage.chosen is None
+    assert stage.advice is not None
+    assert 'lane="auto"' in str(got.report)
+    assert hr.map_sync(sleeps, range(100)).report.stages[0].advice is None

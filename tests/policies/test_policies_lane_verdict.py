@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.policies.lane_verdict import CallCosts, judge
+from headrace.policies.lane_verdict import CallCosts, advice_on_threads, judge
 from headrace.policies.movable import why_not_movable
 
 
@@ -96,6 +96,25 @@ def test_a_process_is_only_advised_where_it_gains(
         assert transport is not None
         assert verdict.gain >= 1.25
     assert found.gil_share is None or 0 <= found.gil_share <= 1
+
+
+@pytest.mark.parametrize(
+    ("computed", "elapsed", "cores", "advised"),
+    [
+        (9.0, 10.0, 4, True),
+        (6.0, 10.0, 4, True),
+        (3.0, 10.0, 4, False),  # it waits for most of the time
+        (18.0, 10.0, 4, False),  # more than one core: the lock is no obstacle
+        (0.5, 0.6, 4, False),  # too little to speak of
+        (9.0, 10.0, 1, False),
+        (0.0, 0.0, 4, False),
+    ],
+)
+def test_threads_that_keep_one_core_busy_are_told_of(
+    computed: float, elapsed: float, cores: int, advised: bool
+) -> None:
+    """A report advises where threads computed one at a time, and is silent elsewhere."""
+    assert (advice_on_threads(computed, elapsed, cores) is not None) == advised
 
 
 CACHE: dict[str, int] = {}

@@ -35,6 +35,7 @@ QUERY: Final = f"""
 
 def parse(response: hr.http.Response) -> dict[str, Any]:
     """Count what a Python file defines. Raises SyntaxError for what is no Python, and the item fails with it."""
+    warnings.simplefilter("ignore", SyntaxWarning)  # of the file
     functions = classes = 0
     nodes: list[ast.AST] = [ast.parse(response.body)]
     while nodes:
@@ -62,7 +63,7 @@ def make_flow(urls: str, place: str) -> hr.Flow[dict[str, Any]]:
     return (
         hr.Flow(hr.files.lines(urls))
         .map(hr.http.fetch(limits=[one_host], timeouts=patience), concurrency=64)
-        .map(parse, concurrency=4)
+        .map(parse, lane="process")  # it computes: on all cores
         .into(hr.sqlite.table(place, TABLE))
     )
 
@@ -70,7 +71,6 @@ def make_flow(urls: str, place: str) -> hr.Flow[dict[str, Any]]:
 def main(arguments: Sequence[str]) -> int:
     """Run the job, or what is left of it, print the accounting, and give its exit code."""
     urls, place = arguments
-    warnings.simplefilter("ignore", SyntaxWarning)  # of the files that are parsed
     report = make_flow(urls, place).run_sync(job=JOB, window=WINDOW)
     print(report)
     return report.exit_code

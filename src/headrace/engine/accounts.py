@@ -20,8 +20,10 @@ from headrace.engine.texts import one_line, peek
 from headrace.errors import EngineError
 from headrace.events import AttemptFailed, ItemSettled, LoopHeld, StageStatistics, Statistics
 from headrace.item import Delivery
+from headrace.plan import cores
 from headrace.policies.deadlines import FailureCap
 from headrace.policies.holds import Hold, Place, cure_of
+from headrace.policies.lane_verdict import advice_on_threads
 from headrace.report import MOST_CAUSES, FailureCause, HeldPlace, Report, StageReport
 
 if TYPE_CHECKING:
@@ -180,13 +182,14 @@ class Accounts:
         capped = self._cap is not None and not self._cap.exceeded(
             self.failed, self.settled, self.taken, ended=True
         )
+        elapsed = run.clock() - run.began
         return Report(
             taken=self.taken,
             done=self.done,
             failed=self.failed,
             skipped=self.skipped,
             returned=self.returned,
-            elapsed=run.clock() - run.began,
+            elapsed=elapsed,
             stages=[
                 StageReport(
                     c.spec.name,
@@ -197,6 +200,7 @@ class Accounts:
                     c.busy,
                     c.lane.abandoned + c.given_up,
                     None if c.choice is None else c.choice.reason,
+                    advice_on_threads(getattr(c.lane, "computed", 0.0), elapsed, cores()),
                 )
                 for c in run.callers
             ],

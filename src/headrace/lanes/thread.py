@@ -23,7 +23,7 @@ import types
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context, copy_context
-from time import monotonic
+from time import monotonic, thread_time
 from typing import Any
 
 from headrace.errors import CallError, LaneError
@@ -77,6 +77,7 @@ class _Thread(threading.Thread):
         super().__init__(name=name, daemon=True)
         self._work = work
         self.job: _Job | None = None
+        self.computed = 0.0  # seconds of CPU, when it is over
         self.wake = threading.Lock()
         self.wake.acquire()
 
@@ -97,6 +98,7 @@ class ThreadLane:
     ) -> None:
         self.name = "thread"
         self.busy = 0.0  # seconds that calls took, from where a thread began them
+        self.computed = 0.0  # seconds of CPU that the threads took which are over
         self.on_quick: Callable[[int], None] | None = None
         self._label = f"headrace-{name}-{next(_lane_numbers)}"
         self._size = threads
@@ -283,6 +285,7 @@ class ThreadLane:
                 if job.given_up:
                     break
             me.job = job = None  # type: ignore[assignment]
+        me.computed = thread_time()
         self._post(self._thread_ended, me)
 
     def _wait(self, me: _Thread) -> bool:
@@ -371,6 +374,7 @@ class ThreadLane:
     # ------------------------------------------------------------------ the end
 
     def _thread_ended(self, thread: _Thread) -> None:
+        self.computed += thread.computed
         self._threads.discard(thread)
         self._thread_over.set()
         if self._jobs:

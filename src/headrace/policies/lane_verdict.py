@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Final, Literal
 
-__all__ = ["CallCosts", "Kind", "LaneVerdict", "judge", "time_text"]
+__all__ = ["CallCosts", "Kind", "LaneVerdict", "advice_on_threads", "judge", "time_text"]
 
 Kind = Literal[
     "waits",
@@ -42,6 +42,10 @@ WORTH_IT: Final = 1.25
 HELD: Final = 0.05
 HELD_SHARE: Final = 0.5
 LEAST_HELD: Final = 0.002
+#: A thread stage that computed for less than this in all (seconds) is not worth advice, nor is one that kept less or more
+#: than about one core busy.
+LEAST_COMPUTED: Final = 1.0
+ONE_CORE: Final = (0.5, 1.2)
 #: Threads for calls that wait, as many as the lane has by default.
 THREADS: Final = 32
 CALLS: Final = 100
@@ -210,6 +214,20 @@ def _evidence(costs: CallCosts) -> str:
 def _threads_for(costs: CallCosts) -> int:
     """Give the threads that keep the processor busy with calls of which a part waits."""
     return max(1, min(THREADS, round(costs.cores / max(costs.cpu_share, 1e-3))))
+
+
+def advice_on_threads(computed: float, elapsed: float, cores: int) -> str | None:
+    """Say what a thread stage might gain elsewhere that computed so many seconds of CPU in a run; None if nothing.
+
+    Threads that keep one core busy and no more wait for the interpreter's lock; more than one core shows that they do not.
+    """
+    share = computed / elapsed if elapsed > 0 else 0.0
+    if cores < 2 or computed < LEAST_COMPUTED or not ONE_CORE[0] <= share <= ONE_CORE[1]:
+        return None
+    return (
+        f"computed for {time_text(computed)} in threads, which is {share:.0%} of one core: processes may be faster; "
+        f'lane="auto" finds out, and headrace advise shows it'
+    )
 
 
 def time_text(seconds: float) -> str:
