@@ -21,6 +21,7 @@ from typing import Any, Final
 import pycurl  # type: ignore[import-untyped]
 
 from headrace.http.profile import Profile, milliseconds
+from headrace.http.sockets import watch_sockets
 from headrace.http.translate import Progress
 from headrace.http.url import Url
 
@@ -37,49 +38,38 @@ class MultiFailed(Exception):
 class Multi(pycurl.AsyncCurlMulti):  # type: ignore[misc]
     """`AsyncCurlMulti` that says when it is broken, ends single transfers with an error of ours, and costs less.
 
-    libcurl tells its sockets and its next due time anew for every transfer. What is watched is kept in a dict here, and
-    a timer that is early looks again when it fires: both are cheaper than an object a socket and a timer a transfer.
+    libcurl tells its sockets and its next due time anew for every transfer. The sockets are watched by `http.sockets`, and
+    a timer that is early looks again when it fires: cheaper than an object a socket and a timer a transfer.
     """
 
     def __init__(self, connections: int) -> None:
         super().__init__()
         self.broken = False
-        self._watched: dict[int, int] = {}  # by file descriptor: POLL_IN, POLL_OUT, or both
-        self._assigned_fds = self._watched  # what `aclose` takes from the loop in the end
         self._due = math.inf
         self._timer_at = math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._soon: asyncio.Handle | None = None
         self._ensure_loop()
+        self._sockets = watch_sockets(self._loop, self._drive)
         self.setopt(pycurl.M_MAXCONNECTS, connections)
+
+    async def aclose(self) -> None:
+        """End all transfers and close all connections. Repeatable."""
+        try:
+            await super().aclose()
+        finally:
+            self._sockets.close()
 
     # ---------------------------------------------------------------------------------------------- libcurl asks
 
     def _on_socket(self, what: int, fd: int, _multi: Any, _state: Any) -> None:
         """Watch a socket for what libcurl waits for now."""
-        before = self._watched.get(fd, 0)
-        if what == pycurl.POLL_REMOVE or what == pycurl.POLL_NONE:
-            self._watched.pop(fd, None)
-            what = 0
+        if what == pycurl.POLL_REMOVE:
+            what = pycurl.POLL_NONE
         elif self._closing:
             return
-        else:
-            self._watched[fd] = what
-        changed = before ^ what
-        if changed & pycurl.POLL_IN:
-            if what & pycurl.POLL_IN:
-                self._loop.add_reader(fd, self._ready_for, fd, pycurl.POLL_IN, pycurl.CSELECT_IN)
-            else:
-                self._loop.remove_reader(fd)
-        if changed & pycurl.POLL_OUT:
-            if what & pycurl.POLL_OUT:
-                self._loop.add_writer(fd, self._ready_for, fd, pycurl.POLL_OUT, pycurl.CSELECT_OUT)
-            else:
-                self._loop.remove_writer(fd)
-
-    def _ready_for(self, fd: int, what: int, mask: int) -> None:
-        if self._watched.get(fd, 0) & what:
-            self._drive(fd, mask)
+        if what != pycurl.POLL_NONE or fd in self._sockets.watched:
+            self._sockets.watch(fd, what)
 
     def _on_timer(self, timeout_ms: int) -> None:
         """Wake libcurl in so many milliseconds, in the place of what it asked for before; -1: not at all."""

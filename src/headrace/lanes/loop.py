@@ -16,6 +16,8 @@ from headrace.plan import is_async
 
 __all__ = ["LoopLane"]
 
+_PLAIN = frozenset({dict, list, tuple, str, bytes, int, float, bool, type(None)})
+
 
 class LoopLane:
     """Runs async functions, and plain ones that are asked to run here."""
@@ -36,6 +38,10 @@ class LoopLane:
 
         async def call(value: Any) -> Any:
             result = bound(value)
+            if (
+                type(result) in _PLAIN
+            ):  # what nearly all give; asking costs more than some of these functions do
+                return result
             return await result if inspect.isawaitable(result) else result
 
         return call
