@@ -43,7 +43,7 @@ CALM: Final = 50
 #: Growth halts where the recent latency is so many times the best.
 TOO_SLOW: Final = math.log(2.0)
 #: What one more call weighs in the recent latency, and from how many calls on that is compared at all.
-WEIGHT: Final = 0.05
+WEIGHT: Final = 0.02
 FEWEST: Final = 8
 #: Latencies below this count as this, in seconds: a millisecond more is no sign of load.
 SHORTEST: Final = 0.001
@@ -90,7 +90,8 @@ class Aimd:
 
     __slots__ = (
         "_at", "_best", "_calm", "_ceiling", "_decreased_at", "_doubted", "_highest", "_lowest", "_patience",
-        "_recent", "_samples", "_starting", "_tried_at", "_waited", "_window_best", "_window_ends", "level",
+        "_peak", "_recent", "_round_began", "_samples", "_starting", "_tried_at", "_waited", "_window_best",
+        "_window_ends", "level",
     )  # fmt: skip
 
     def __init__(self, bounds: Adaptive) -> None:
@@ -106,6 +107,8 @@ class Aimd:
         self._doubted = False  # there was an overload below the ceiling already
         self._decreased_at = -math.inf
         self._at = -math.inf  # the latest `now`
+        self._round_began = -math.inf
+        self._peak = 0  # the most calls at once since then: those that end together were in flight together
         self._recent = 0.0  # latencies are logarithms: a mean of ratios, which a few long answers hardly move
         self._samples = 0
         self._best = self._window_best = math.inf
@@ -132,10 +135,14 @@ class Aimd:
         if now < self._at - 1.0:
             self._change_clock(now)
         self._at = now
+        if began >= self._round_began:  # a round trip is over
+            self._round_began, self._peak = now, inflight
+        elif inflight > self._peak:
+            self._peak = inflight
         if signal == "success":
             self._measure(now - began, now)
             self._calm += 1
-            if began > self._decreased_at and 2 * inflight >= int(self.level) and not self.is_slow:
+            if began > self._decreased_at and 2 * self._peak >= int(self.level) and not self.is_slow:
                 self._grow(began, now)
         elif began > self._decreased_at:
             self._decrease(now)
@@ -199,7 +206,7 @@ class Aimd:
     def _change_clock(self, now: float) -> None:
         """Carry all times over to a clock that shows less than the last one: another loop's."""
         back = now - self._at
-        self._decreased_at += back
+        self._decreased_at = self._round_began = -math.inf
         self._window_ends += back
         self._tried_at += back
 

@@ -88,7 +88,7 @@ def _is_overload(error: BaseException) -> bool:
         return True
     if verdict.disposition is not TRANSIENT:
         return False
-    status = _status_of(error) or _status_of(_peek(error, "response"))
+    status = _status_of_answer(error)
     if status is not None:
         return status == 503
     if is_a(error, CallError) and not is_a(error, TimedOut):
@@ -150,17 +150,10 @@ def _of_call_error(error: CallError) -> Verdict:
 
 
 def _of_status(error: Exception, now_epoch: float | None) -> Verdict | None:
-    response = _peek(error, "response")
-    status = _status_of(error) or _status_of(response)
-    if status is None and issubclass(type(response), dict):
-        meta = _entry(response, "ResponseMetadata")
-        status = _status(_entry(meta, "HTTPStatusCode"))
-        code = _entry(_entry(response, "Error"), "Code")
-        if type(code) is str and code in THROTTLING:
-            status = 429
+    status = _status_of_answer(error)
     if status is None:
         return None
-    retry_after = _retry_after(error, response, now_epoch)
+    retry_after = _retry_after(error, _peek(error, "response"), now_epoch)
     asked = retry_after is not None
     if status == 429:
         return Verdict(OVERLOAD, False, retry_after, asked)
@@ -175,6 +168,17 @@ def _of_status(error: Exception, now_epoch: float | None) -> Verdict | None:
     if status < 500 or status in (501, 505, 511):
         return NEVER
     return UNKNOWN
+
+
+def _status_of_answer(error: BaseException) -> int | None:
+    response = _peek(error, "response")
+    status = _status_of(error) or _status_of(response)
+    if status is None and issubclass(type(response), dict):
+        status = _status(_entry(_entry(response, "ResponseMetadata"), "HTTPStatusCode"))
+        code = _entry(_entry(response, "Error"), "Code")
+        if type(code) is str and code in THROTTLING:
+            return 429
+    return status
 
 
 def _status_of(thing: object) -> int | None:
