@@ -236,6 +236,28 @@ def test_a_hanging_thread_teaches_once_and_keeps_its_permit(loop_kind: str) -> N
     assert limit.statistics().level == 2
 
 
+def refused_from_20_on(number: int) -> int:
+    """A call for a child process."""
+    if number >= 20:
+        raise ConnectionRefusedError
+    return number
+
+
+def test_calls_in_processes_teach_too(loop_kind: str) -> None:
+    """What a child's function returned or raised moves the level as on any lane."""
+    limit = hr.Limit(concurrency=hr.Adaptive(1, 4))
+    levels: list[Any] = []
+
+    async def main() -> None:
+        for end in (20, 21):
+            await hr.map(refused_from_20_on, range(end), lane="process", concurrency=2, limits=[limit])
+            levels.append(limit.statistics().level)
+
+    run_real(main, kind=loop_kind)  # type: ignore[arg-type]
+    assert levels == [4, 2]
+    assert limit.statistics().running == 0
+
+
 def test_statistics_of_a_run_show_the_levels() -> None:
     """The busiest keys come with their level, where the limit finds it, and without where it is fixed."""
     finding = hr.Limit(by=lambda number: "a", concurrency=hr.Adaptive(2, 5), name="finding")

@@ -1,9 +1,9 @@
 """Adaptive concurrency: the level of calls at once that the other side bears, found from how calls end.
 
-        begin ─► ×2 a round trip ─► overload ─► ×0.7 ─► +1 a round trip ─► below the ceiling: wait, then try it
-                                       ▲                                        │               │
-                                       └────────────────────────────────────────┘ refused       │
-                                                         +1 a round trip ◄── forget it ◄────────┘ not refused
+        begin ─► ×2 a round trip ─► overload: ×0.7 ─► +1 a round trip ─► right below the ceiling: wait
+                                       ▲                                          │
+                                       └── refused again ◄── try the ceiling ◄────┘
+                                                                    └─► borne: forget it, +1 a round trip
 
 Rules:
 1. Only what the other side says moves the level down: refusals, failed connections, timeouts. How long calls take
