@@ -152,7 +152,7 @@ def test_the_best_latency_is_learned_anew() -> None:
     level = key.aimd.admits
     while key.aimd.admits == level:
         key.round(latency=0.3)
-        assert key.now < slow_since + 5 * WINDOW
+        assert key.now < slow_since + 8 * WINDOW
     assert key.now > slow_since + WINDOW
 
 
@@ -167,7 +167,7 @@ def test_answers_of_all_sizes_do_not_halt_growth() -> None:
         aimd.learn("success", now - 0.1 * 10 ** rng.uniform(-1, 1), now, 100)
         slow += aimd.is_slow
     assert aimd.admits == 100
-    assert slow < 6_000
+    assert slow < 10_000
 
 
 def test_times_of_another_clock_do_not_stop_it() -> None:

@@ -42,14 +42,16 @@ FEW_REFUSED: Final = 128
 CALM: Final = 50
 #: Growth halts where the recent latency is so many times the best.
 TOO_SLOW: Final = math.log(2.0)
-#: What one more call weighs in the recent latency, and from how many calls on that is compared at all.
-WEIGHT: Final = 0.02
-FEWEST: Final = 8
+#: What one more call weighs in the recent latency, and in the usual one, the lowest of which is the best.
+RECENT: Final = 0.2
+USUAL: Final = 0.02
+#: From so many calls on there is a best latency.
+FEWEST: Final = 4
 #: Latencies below this count as this, in seconds: a millisecond more is no sign of load.
 SHORTEST: Final = 0.001
 #: After so many seconds the best latency is the best of that time, or worse than before by at most this factor.
 WINDOW: Final = 30.0
-AGEING: Final = math.log(1.25)
+AGEING: Final = math.log(1.1)
 #: A key that no call has ended on for so many seconds may begin anew.
 KEPT: Final = 10.0
 
@@ -90,8 +92,8 @@ class Aimd:
 
     __slots__ = (
         "_at", "_best", "_calm", "_ceiling", "_decreased_at", "_doubted", "_highest", "_lowest", "_patience",
-        "_peak", "_recent", "_round_began", "_samples", "_starting", "_tried_at", "_waited", "_window_best",
-        "_window_ends", "level",
+        "_peak", "_recent", "_round_began", "_samples", "_starting", "_tried_at", "_usual", "_waited",
+        "_window_best", "_window_ends", "level",
     )  # fmt: skip
 
     def __init__(self, bounds: Adaptive) -> None:
@@ -109,7 +111,7 @@ class Aimd:
         self._at = -math.inf  # the latest `now`
         self._round_began = -math.inf
         self._peak = 0  # the most calls at once since then: those that end together were in flight together
-        self._recent = 0.0  # latencies are logarithms: a mean of ratios, which a few long answers hardly move
+        self._recent = self._usual = 0.0  # logarithms: a mean of ratios, which a few long answers hardly move
         self._samples = 0
         self._best = self._window_best = math.inf
         self._window_ends = -math.inf
@@ -197,11 +199,12 @@ class Aimd:
             self._window_best = math.inf
             self._window_ends = now + WINDOW
         self._samples += 1
-        weight = max(WEIGHT, 1.0 / self._samples)
-        self._recent += weight * (math.log(max(latency, SHORTEST)) - self._recent)
+        latency = math.log(max(latency, SHORTEST))
+        self._recent += max(RECENT, 1.0 / self._samples) * (latency - self._recent)
+        self._usual += max(USUAL, 1.0 / self._samples) * (latency - self._usual)
         if self._samples >= FEWEST:
-            self._window_best = min(self._window_best, self._recent)
-            self._best = min(self._best, self._recent)
+            self._window_best = min(self._window_best, self._usual)
+            self._best = min(self._best, self._usual)
 
     def _change_clock(self, now: float) -> None:
         """Carry all times over to a clock that shows less than the last one: another loop's."""
