@@ -258,6 +258,12 @@ def test_calls_in_processes_teach_too(loop_kind: str) -> None:
     assert limit.statistics().running == 0
 
 
+def test_a_stage_says_where_an_adaptive_number_goes() -> None:
+    """`concurrency=hr.Adaptive(…)` of a stage is refused with the limit that is meant."""
+    with pytest.raises(hr.PlanError, match=r"limits=\[hr\.Limit\(concurrency=hr\.Adaptive\(1, 4\)\)\]"):
+        hr.map_sync(failing(TooMany()), range(3), concurrency=hr.Adaptive(1, 4))  # type: ignore[call-overload]
+
+
 def test_statistics_of_a_run_show_the_levels() -> None:
     """The busiest keys come with their level, where the limit finds it, and without where it is fixed."""
     finding = hr.Limit(by=lambda number: "a", concurrency=hr.Adaptive(2, 5), name="finding")
