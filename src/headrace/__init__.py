@@ -22,7 +22,6 @@ if TYPE_CHECKING:
         EngineError,
         GiveUp,
         HeadraceError,
-        IdentityChanged,
         InDoubt,
         ItemsFailed,
         LaneError,
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from headrace.flow.place import open
     from headrace.item import Done, Failed, Outcome, Parked, Returned, Skipped
     from headrace.plan import Processes
+    from headrace.policies.adaptive import Adaptive
     from headrace.policies.classify import transient
     from headrace.policies.limits import Limit
     from headrace.policies.retry import Retry
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Adaptive",
     "CallError",
     "Done",
     "EngineError",
@@ -60,7 +61,6 @@ __all__ = [
     "GiveUp",
     "Group",
     "HeadraceError",
-    "IdentityChanged",
     "InDoubt",
     "Inbox",
     "ItemsFailed",
@@ -102,7 +102,6 @@ _HOMES = {
             "EngineError",
             "GiveUp",
             "HeadraceError",
-            "IdentityChanged",
             "InDoubt",
             "ItemsFailed",
             "LaneError",
@@ -120,6 +119,7 @@ _HOMES = {
     **dict.fromkeys(("Done", "Failed", "Outcome", "Parked", "Returned", "Skipped"), "item"),
     **dict.fromkeys(("Outcomes", "Report"), "report"),
     **dict.fromkeys(("map", "map_sync"), "flow.mapping"),
+    "Adaptive": "policies.adaptive",
     "Flow": "flow.builder",
     "Group": "flow.group",
     "Inbox": "flow.inbox",

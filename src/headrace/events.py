@@ -158,7 +158,9 @@ class Statistics:
     elapsed: float = 0.0
     state: str = "running"
     stages: Sequence[StageStatistics] = ()
-    keys: Sequence[Mapping[str, Any]] = ()  #: the busiest keys of keyed limits: limit, key, running, held
+    keys: Sequence[
+        Mapping[str, Any]
+    ] = ()  #: the busiest keys of keyed limits: limit, key, running, held, level
     source_ended: bool = False
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from headrace.errors import PlanError
+from headrace.policies.adaptive import Adaptive
 from headrace.policies.deadlines import FailureCap
 from headrace.policies.limits import Limit
 from headrace.policies.retry import Retry
@@ -457,7 +458,14 @@ def _stage_problems(stage: StageSpec) -> list[str]:
         + _seconds("within", stage.within)
         + _seconds("linger", stage.linger)
     )
-    if not isinstance(stage.concurrency, int) or isinstance(stage.concurrency, bool) or stage.concurrency < 1:
+    if isinstance(stage.concurrency, Adaptive):
+        problems.append(
+            f"concurrency={stage.concurrency!r}: that is for a limit; "
+            f"give limits=[hr.Limit(concurrency=hr.{stage.concurrency!r})], and as concurrency= a whole number"
+        )
+    elif (
+        not isinstance(stage.concurrency, int) or isinstance(stage.concurrency, bool) or stage.concurrency < 1
+    ):
         problems.append(f"concurrency={stage.concurrency!r}: give a whole number, 1 or more")
     if stage.effect not in get_args(Effect):
         problems.append(f'effect={stage.effect!r}: it is "safe", "idempotent" or "once"')

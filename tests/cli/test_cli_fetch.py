@@ -198,6 +198,15 @@ def test_a_dry_run_requests_and_writes_nothing(headrace, origin, tmp_path):
     assert origin.counts()["requests"] == before
 
 
+@pytest.mark.parametrize(
+    ("words", "shown"), [((), "Adaptive(1, 16)"), (("--per-host", "2-32"), "Adaptive(2, 32)")]
+)
+def test_the_level_of_a_host_finds_itself(headrace, words, shown):
+    """Each host begins with one request at a time, up to 16; `--per-host` sets other bounds."""
+    ended = headrace("fetch", "http://127.0.0.1:1/", "--dry-run", *words)
+    assert f"concurrency={shown}" in ended.stdout
+
+
 def test_bodies_can_be_left_out(headrace, origin, tmp_path):
     """`--body none` keeps everything but the body."""
     headrace("fetch", origin.url("/n/1"), "-o", "out.db", "--body", "none")

@@ -26,7 +26,7 @@ def test_one_signal_drains_and_resume_completes(started, headrace, origin, tmp_p
     urls = [origin.url(f"/f/slow:0.7/{code}-{n}") for n in range(24)]
     (tmp_path / "urls.txt").write_text("\n".join(urls))
     before = origin.counts()["requests"]
-    process = started("fetch", "urls.txt", "-o", "out.db", "--no-progress")
+    process = started("fetch", "urls.txt", "-o", "out.db", "--no-progress", "--per-host", "8")
     wait_for_requests(origin, 8, before)
     sent = time.monotonic()
     process.send_signal(number)
@@ -48,7 +48,7 @@ def test_calls_that_outlast_the_grace_are_cancelled(started, origin, tmp_path):
     """URLs that hang do not hold up the end for longer than the grace period and 2 seconds."""
     (tmp_path / "urls.txt").write_text("\n".join(origin.url(f"/f/stall:60/hang-{n}") for n in range(20)))
     before = origin.counts()["requests"]
-    process = started("fetch", "urls.txt", "-o", "out.db", "--no-progress")
+    process = started("fetch", "urls.txt", "-o", "out.db", "--no-progress", "--per-host", "8")
     wait_for_requests(origin, 8, before)
     sent = time.monotonic()
     process.send_signal(signal.SIGINT)
@@ -63,7 +63,7 @@ def test_a_second_signal_does_not_wait(started, origin, tmp_path):
     """The second Ctrl-C cancels what runs: the end comes at once, and nothing is lost from the account."""
     (tmp_path / "urls.txt").write_text("\n".join(origin.url(f"/f/stall:60/twice-{n}") for n in range(20)))
     before = origin.counts()["requests"]
-    process = started("fetch", "urls.txt", "-o", "out.db", "--no-progress")
+    process = started("fetch", "urls.txt", "-o", "out.db", "--no-progress", "--per-host", "8")
     wait_for_requests(origin, 8, before)
     process.send_signal(signal.SIGINT)
     time.sleep(0.3)  # two signals of one kind that are both pending are one

@@ -29,6 +29,22 @@ def test_all_wrong_options_are_reported_at_once(headrace, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0-4", "give a whole number, 1 or more, or a least and a most, such as 1-16"),
+        ("4-", "give a whole number"),
+        ("1-2-3", "give a whole number"),
+        ("9-3", "the least comes first; write 3-9"),
+    ],
+)
+def test_a_range_for_a_host_is_checked(headrace, text, said):
+    """`--per-host` takes a number, or a least and a most; what is neither is refused with the right form."""
+    ended = headrace("fetch", "http://127.0.0.1:1/", "--dry-run", "--per-host", text)
+    assert ended.returncode == 2
+    assert f"--per-host '{text}': {said}" in ended.stderr
+
+
+@pytest.mark.parametrize(
     ("content", "said"),
     [
         (None, "does not exist"),

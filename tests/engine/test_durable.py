@@ -71,7 +71,7 @@ def test_an_input_that_grew_goes_on(tmp_path: Path, run: Callable[..., Any]) -> 
         other = hr.Flow([5, 4, 3]).map(row).into(hr.sqlite.table(place))
         return await other.run()
 
-    with pytest.raises(hr.IdentityChanged, match="had 60 items"):
+    with pytest.raises(hr.errors.IdentityChanged, match="had 60 items"):
         run(changed)
 
 
@@ -86,7 +86,7 @@ def test_changed_stages_are_refused(tmp_path: Path, run: Callable[..., Any]) -> 
     def other() -> hr.Flow[Any]:
         return hr.Flow(range(40)).map(other_row).into(hr.sqlite.table(place))
 
-    with pytest.raises(hr.IdentityChanged, match="stages"):
+    with pytest.raises(hr.errors.IdentityChanged, match="stages"):
         run(lambda: other().run())
     assert run(lambda: other().run(accept_changes=True)).taken == 0
     fresh = run(lambda: other().run(fresh=True))

@@ -551,7 +551,7 @@ def test_a_list_that_is_replaced_under_the_run_is_noticed(tmp_path: Path) -> Non
 
     with pytest.raises(hr.SourceError, match="replaced"):
         run(lambda: flow().run(window=64))
-    with pytest.raises(hr.IdentityChanged):
+    with pytest.raises(hr.errors.IdentityChanged):
         run(lambda: flow().run())
     with closing(sqlite3.connect(place)) as connection:
         assert connection.execute("SELECT count(*) FROM results WHERE n LIKE 'new%'").fetchone() == (0,)

@@ -96,6 +96,9 @@ def test_the_busiest_hosts_are_named():
         {"limit": "host", "key": key, "running": n, "held": 0.0} for key, n in (("a", 2), ("b", 8), ("c", 0))
     ]
     assert "  busiest: b 8 · a 2" in figures(started(), sample(1, 5, keys=keys)).screen(80)
+    for key, level in zip(keys, (None, 12, 1), strict=True):
+        key["level"] = level
+    assert "  busiest: b 8 of 12 · a 2" in figures(started(), sample(1, 5, keys=keys)).screen(80)
 
 
 def test_a_stop_explains_what_goes_on():

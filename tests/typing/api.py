@@ -133,6 +133,8 @@ def scripts_are_checked() -> None:
 
 def options_are_checked() -> None:
     hr.Retry(attempts="4")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    hr.Limit(concurrency=hr.Adaptive(1, 16))
+    hr.Adaptive("1", 16)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     hr.Limit(5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     hr.Flow([1]).map(get_user, concurency=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     hr.Flow([1]).map(get_user, effect="twice")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]

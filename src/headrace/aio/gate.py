@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from headrace.policies import limits as admission
+from headrace.policies.adaptive import Signal
 from headrace.policies.limits import Claim, KeyState, Limit
 
 __all__ = ["SHORTEST", "Gate", "wake_waiters"]
@@ -82,6 +83,7 @@ class Gate:
             raise
         return claims
 
-    def leave(self, claims: list[Claim]) -> None:
-        """Give the permits back."""
-        wake_waiters(admission.release(claims))
+    def leave(self, claims: list[Claim], signal: Signal = "ignore") -> None:
+        """Give the permits back, with what the end of the call says of load."""
+        now = 0.0 if signal == "ignore" else asyncio.get_running_loop().time()
+        wake_waiters(admission.release(claims, signal, now))

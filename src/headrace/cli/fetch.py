@@ -54,7 +54,11 @@ def fetch(
     ] = None,
     concurrency: Annotated[Text, typer.Option(metavar="N", help="Requests in flight. [default: 64]")] = None,
     per_host: Annotated[
-        Text, typer.Option(metavar="N", help="Requests in flight to one host. [default: 8]")
+        Text,
+        typer.Option(
+            metavar="N|MIN-MAX",
+            help="Requests in flight to one host: a number, or a range in which it finds its level. [default: 1-16]",
+        ),
     ] = None,
     rate: Annotated[
         Text,

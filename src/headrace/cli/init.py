@@ -50,7 +50,7 @@ flow = (
         # retry=hr.Retry(attempts=4),  # for failures of the moment
     )
     # For URLs, instead of your own function:
-    # .map(hr.http.fetch(limits=[hr.Limit(by=hr.http.host, concurrency=8)]), concurrency=64)
+    # .map(hr.http.fetch(limits=[hr.Limit(by=hr.http.host, concurrency=hr.Adaptive(1, 16))]), concurrency=64)
     .into(hr.sqlite.table("{output}", "results"))
 )
 

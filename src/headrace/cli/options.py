@@ -8,11 +8,14 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from headrace.errors import PlanError
+
+if TYPE_CHECKING:
+    from headrace.policies.adaptive import Adaptive
 
 __all__ = [
     "AcceptChanges",
@@ -33,6 +36,7 @@ __all__ = [
     "read_count",
     "read_duration",
     "read_failures",
+    "read_levels",
     "read_rate",
 ]  # fmt: skip
 
@@ -133,6 +137,23 @@ def read_count(flag: str, text: str, least: int = 1) -> int:
     if not (digits.isascii() and digits.isdigit() and len(digits) < 16 and int(digits) >= least):
         raise PlanError(f"{flag} {text!r}: give a whole number, {least} or more")
     return int(digits)
+
+
+def read_levels(flag: str, text: str) -> int | Adaptive:
+    """Read how many at once: a number, or the least and the most between which a level finds itself, as 1-16."""
+    from headrace.policies.adaptive import Adaptive
+
+    least, dash, most = (part.strip().replace("_", "") for part in text.partition("-"))
+    numbers = [least, most] if dash else [least]
+    if not all(part.isascii() and part.isdigit() and len(part) < 16 and int(part) for part in numbers):
+        raise PlanError(
+            f"{flag} {text!r}: give a whole number, 1 or more, or a least and a most, such as 1-16"
+        )
+    if not dash:
+        return int(least)
+    if int(least) > int(most):
+        raise PlanError(f"{flag} {text!r}: the least comes first; write {most}-{least}")
+    return Adaptive(int(least), int(most))
 
 
 def read_duration(flag: str, text: str) -> float:

@@ -15,18 +15,21 @@ import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headrace.cli.headers import Header, recorded_headers, restored_headers
-from headrace.cli.options import Problems, read_count, read_duration, read_failures, read_rate
+from headrace.cli.options import Problems, read_count, read_duration, read_failures, read_levels, read_rate
 from headrace.errors import PlanError, SourceError
+
+if TYPE_CHECKING:
+    from headrace.policies.adaptive import Adaptive
 
 __all__ = ["DEFAULTS", "FetchRequest", "check_output", "result_table", "without_body"]
 
 #: The options that a job keeps, and their values where they are not given.
 DEFAULTS: Mapping[str, str | None] = {
     "concurrency": "64",
-    "per-host": "8",
+    "per-host": "1-16",
     "rate": None,
     "timeout": "120",
     "attempts": "4",
@@ -54,7 +57,7 @@ class FetchRequest:
     texts: Mapping[str, str]
     headers: Sequence[Header]
     concurrency: int
-    per_host: int
+    per_host: int | Adaptive
     rate: str | None
     attempts: int
     max_failures: str | None
@@ -76,7 +79,7 @@ class FetchRequest:
         """Read all options, noting every problem; None where one is so bad that no flow can be made."""
         values = {**DEFAULTS, **texts}
         concurrency = problems.read("--concurrency", values["concurrency"], read_count)
-        per_host = problems.read("--per-host", values["per-host"], read_count)
+        per_host = problems.read("--per-host", values["per-host"], read_levels)
         rate = problems.read("--rate", values["rate"], read_rate)
         attempts = problems.read("--attempts", values["attempts"], read_count)
         failures = problems.read("--max-failures", values["max-failures"], read_failures)

@@ -169,6 +169,7 @@ class Accounts:
                 "key": str(key.key),
                 "running": key.running,
                 "held": max(0.0, key.held_until - now) if math.isfinite(key.held_until) else 0.0,
+                "level": key.level,
             }
             for limit in limits
             for key in limit.busiest(most)

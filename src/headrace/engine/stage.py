@@ -29,6 +29,8 @@ from headrace.errors import CallError, HeadraceError, Skip, TimedOut
 from headrace.item import QUEUED, RUNNING, WAITING, Delivery
 from headrace.plan import StageSpec, where_is
 from headrace.policies import limits as admission
+from headrace.policies.adaptive import Signal
+from headrace.policies.classify import load_signal
 from headrace.policies.holds import Place
 from headrace.policies.retry import decide
 from headrace.ports import ChunkLane, Lane, LaneChoice, current_call
@@ -76,6 +78,7 @@ class Caller:
             if spec.limits
             else Dispatch(loop, spec.concurrency, self.spawn)
         )
+        self._is_adaptive = any(limit.is_adaptive for limit in spec.limits)
         self.ahead = ahead_of(self, lane)
 
     @property
@@ -361,7 +364,7 @@ class Caller:
         )
         if decision.hold is not None and delivery.claims:
             run.delays.hold(delivery.claims, decision.hold, error, run.bus)
-        self._release(delivery)
+        self._release(delivery, self._signal_of(delivery, error))
         if decision.kind == "in_doubt":
             run.endings.fail(delivery, spec.name, error, in_doubt=True)
             return
@@ -470,13 +473,26 @@ class Caller:
         """Correct what a call cost by its result, and give its permits back."""
         if delivery.claims:
             admission.refund(delivery.claims, value)
-        self._release(delivery)
+        self._release(delivery, "success")
 
-    def _release(self, delivery: Delivery) -> None:
-        """Give a delivery's permits back; those of a call that still hangs in its thread when it returns."""
+    def _signal_of(self, delivery: Delivery, error: Exception) -> Signal:
+        """Say what a failed call tells of load; nothing where it was cut short by the end of its item's time."""
+        if not self._is_adaptive or not delivery.claims:
+            return "ignore"
+        if isinstance(error, TimedOut) and delivery.until is not None and self.run.clock() >= delivery.until:
+            return "ignore"
+        return load_signal(error)
+
+    def _release(self, delivery: Delivery, signal: Signal = "ignore") -> None:
+        """Give a delivery's permits back, with what the end of its call says of load.
+
+        Those of a call that still hangs in its thread go back when it returns.
+        """
         claims, delivery.claims = delivery.claims, None
         if not claims:
             return
+        if self._is_adaptive and signal != "ignore":
+            admission.learn(claims, signal, self.run.clock())
         call = current_call.get(None)
         stuck = call.stuck if call is not None else None
         if stuck is not None and call is not None:
@@ -524,6 +540,8 @@ class Caller:
             return
         claims, delivery.claims = delivery.claims, None
         slot.stuck = Held(claims)
+        if claims and error is not None and self._is_adaptive:
+            admission.learn(claims, load_signal(error), self.run.clock())
         if error is None:
             self.run.endings.give_back(delivery)
         else:
@@ -548,7 +566,9 @@ class Caller:
         loop = self.run.loop
         limits = [claim.state.limit for claim in keyed]
         delivery.claims = [claim for claim in delivery.claims if claim not in keyed]
-        wake_waiters(admission.release(keyed))
+        wake_waiters(
+            admission.release(keyed, "success", loop.time())
+        )  # it was answered, if only with a redirect
         left = None if slot.deadline is None else slot.deadline - loop.time()
         slot.deadline = None
         claims = await self._gate.enter(limits, value, held=delivery.claims)

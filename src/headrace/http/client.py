@@ -31,6 +31,8 @@ from headrace.http.secrets import Secret
 from headrace.http.status import Accept, parse_accept, refuse
 from headrace.http.transport import Pool, Transport
 from headrace.http.url import mask, parse
+from headrace.policies.adaptive import Signal
+from headrace.policies.classify import load_signal
 from headrace.policies.limits import Limit
 from headrace.ports import Call, current_call
 
@@ -245,6 +247,7 @@ class Client:
         hop = Hop(template.method, parsed, headers, body)
         admission: Call | Permits | None = call
         permits: Permits | None = None
+        signal: Signal = "ignore"
         if call is None and self._limits:
             # No flow takes this client's limits, so the call does.
             admission = permits = Permits(self._gate, self._limits)
@@ -259,12 +262,14 @@ class Client:
                 response = await self._follow(transport, template, hop, response, began, admission)
             elif response.status not in template.accept:
                 raise refuse(hop.method, response)
-        except CallError:
+            signal = "success"
+        except CallError as error:
             self._failures += 1
+            signal = load_signal(error)
             raise
         finally:
             if permits is not None:
-                permits.leave()
+                permits.leave(signal)
         response.item = item
         if parsed.userinfo is None:
             response.url = url

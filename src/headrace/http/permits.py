@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from headrace.aio.gate import Gate
+from headrace.policies.adaptive import Signal
 from headrace.policies.limits import Claim, Limit
 
 __all__ = ["Permits"]
@@ -22,14 +23,14 @@ class Permits:
         self._claims: list[Claim] = []
 
     async def readmit(self, value: Any) -> None:
-        """Give back what is held and wait until the limits admit a request for `value`. Cancelled, it
-        holds nothing.
+        """Give back what is held, for the request before was answered, and wait until the limits admit one for
+        `value`. Cancelled, it holds nothing.
         """
-        self.leave()
+        self.leave("success")
         self._claims = await self._gate.enter(self._limits, value)
 
-    def leave(self) -> None:
-        """Give back what is held."""
+    def leave(self, signal: Signal) -> None:
+        """Give back what is held, with what the end of the call says of load."""
         claims, self._claims = self._claims, []
         if claims:
-            self._gate.leave(claims)
+            self._gate.leave(claims, signal)

@@ -13,7 +13,8 @@ import math
 from collections.abc import Iterator
 from typing import Any, Final, TypeGuard, TypeVar
 
-from headrace.errors import CallError, Disposition, GiveUp, RetryAfter, Skip
+from headrace.errors import CallError, Disposition, GiveUp, RetryAfter, Skip, TimedOut
+from headrace.policies.adaptive import Signal
 from headrace.policies.known_errors import (
     KNOWN,
     KNOWN_ANYWHERE,
@@ -34,12 +35,14 @@ from headrace.policies.known_errors import (
 )
 from headrace.policies.retry_after import bounded_seconds, parse_http_date, parse_retry_after
 
-__all__ = ["Verdict", "classify", "is_a", "parse_retry_after", "transient"]
+__all__ = ["Verdict", "classify", "is_a", "load_signal", "parse_retry_after", "transient"]
 
 T = TypeVar("T", bound=BaseException)
 
 #: Seconds that no adapter of ours can mean: a hundred years.
 FOR_EVER: Final = 3.2e9
+#: The phases of a call between its connection and its answer.
+ON_THE_WAY: Final = frozenset({"connect", "tls", "send", "first byte", "body"})
 #: How many exceptions of a chain are looked at.
 _CHAIN: Final = 12
 
@@ -65,6 +68,33 @@ def classify(error: BaseException, now_epoch: float | None = None) -> Verdict:
     if is_a(error, BaseExceptionGroup):
         return _together([_of_one(leaf, now_epoch) for leaf in _leaves(error)])
     return _of_one(error, now_epoch)
+
+
+def load_signal(error: BaseException) -> Signal:
+    """Say what a failure tells of load: "overload" where the other side has too much, else "ignore". Never raises.
+
+    Too much: 429, 503, 529 and what else asks for less, RetryAfter, and where no answer came, be it that the
+    connection failed, was lost, or the time was up. A 404 or a mistake of the program says nothing of load.
+    """
+    leaves = _leaves(error) if is_a(error, BaseExceptionGroup) else (error,)
+    return "overload" if any(_is_overload(leaf) for leaf in leaves) else "ignore"
+
+
+def _is_overload(error: BaseException) -> bool:
+    if is_a(error, RetryAfter):
+        return True
+    verdict = _of_one(error, None)
+    if verdict.disposition is OVERLOAD:
+        return True
+    if verdict.disposition is not TRANSIENT:
+        return False
+    status = _status_of_answer(error)
+    if status is not None:
+        return status == 503
+    if is_a(error, CallError) and not is_a(error, TimedOut):
+        phase = _peek(error, "phase")
+        return type(phase) is str and phase in ON_THE_WAY
+    return not any(kind.__name__ in ("gaierror", "herror") for kind in type(error).__mro__)
 
 
 def _together(verdicts: list[Verdict]) -> Verdict:
@@ -120,17 +150,10 @@ def _of_call_error(error: CallError) -> Verdict:
 
 
 def _of_status(error: Exception, now_epoch: float | None) -> Verdict | None:
-    response = _peek(error, "response")
-    status = _status_of(error) or _status_of(response)
-    if status is None and issubclass(type(response), dict):
-        meta = _entry(response, "ResponseMetadata")
-        status = _status(_entry(meta, "HTTPStatusCode"))
-        code = _entry(_entry(response, "Error"), "Code")
-        if type(code) is str and code in THROTTLING:
-            status = 429
+    status = _status_of_answer(error)
     if status is None:
         return None
-    retry_after = _retry_after(error, response, now_epoch)
+    retry_after = _retry_after(error, _peek(error, "response"), now_epoch)
     asked = retry_after is not None
     if status == 429:
         return Verdict(OVERLOAD, False, retry_after, asked)
@@ -145,6 +168,17 @@ def _of_status(error: Exception, now_epoch: float | None) -> Verdict | None:
     if status < 500 or status in (501, 505, 511):
         return NEVER
     return UNKNOWN
+
+
+def _status_of_answer(error: BaseException) -> int | None:
+    response = _peek(error, "response")
+    status = _status_of(error) or _status_of(response)
+    if status is None and issubclass(type(response), dict):
+        status = _status(_entry(_entry(response, "ResponseMetadata"), "HTTPStatusCode"))
+        code = _entry(_entry(response, "Error"), "Code")
+        if type(code) is str and code in THROTTLING:
+            return 429
+    return status
 
 
 def _status_of(thing: object) -> int | None:

@@ -12,6 +12,7 @@ import math
 from typing import Any, Final
 
 from headrace.errors import PlanError
+from headrace.policies.adaptive import Adaptive
 from headrace.policies.gcra import parse_rate
 
 __all__ = ["as_cost", "name_of", "problems", "short"]
@@ -25,8 +26,10 @@ def problems(concurrency: object, rate: Any, by: object, burst: Any, cost: Any, 
     found = []
     if concurrency is None and rate is None:
         found.append("give concurrency= or rate= (or both)")
-    if concurrency is not None and (type(concurrency) is not int or concurrency < 1):
-        found.append(f"concurrency={concurrency!r}: give a whole number, 1 or more")
+    if isinstance(concurrency, type) and issubclass(concurrency, Adaptive):
+        found.append("concurrency=Adaptive: give an object, such as Adaptive(1, 16)")
+    elif not (concurrency is None or isinstance(concurrency, Adaptive) or _is_count(concurrency)):
+        found.append(f"concurrency={concurrency!r}: give a whole number, 1 or more, or Adaptive(min, max)")
     if rate is not None:
         try:
             parse_rate(rate)
@@ -49,6 +52,10 @@ def problems(concurrency: object, rate: Any, by: object, burst: Any, cost: Any, 
         if function is not None and (not callable(function) or inspect.iscoroutinefunction(function)):
             found.append(f"{name}={function!r}: give a plain function")
     return found
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 1
 
 
 def _is_number(value: object) -> bool:

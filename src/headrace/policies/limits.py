@@ -1,6 +1,6 @@
 """Limits: how many calls may run at once, and how many may start in a time, in all or by key.
 
-        claim ─► admit ─► (the call runs) ─► refund ─► release
+        claim ─► admit ─► (the call runs) ─► refund ─► release, with what its end says of load
           └─► drop           └─► cancel, where it never started
 
 Rules:
@@ -11,7 +11,9 @@ Rules:
    admitted goes back with `drop`.
 4. A key that is idle, not held and recovered is forgotten, so that memory follows the keys in use and not all
    those ever seen.
-5. Not for use by several threads at once.
+5. A level that finds itself moves only by how calls end. A lower one ends no call: nothing more is admitted until
+   so many have ended.
+6. Not for use by several threads at once.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final
 
 from headrace.errors import CallError, Disposition, EngineError, HeadraceError, PlanError
+from headrace.policies.adaptive import Adaptive, Aimd, Signal
 from headrace.policies.gcra import Gcra, parse_rate
 from headrace.policies.limit_options import as_cost, name_of, problems, short
 
@@ -41,6 +44,7 @@ __all__ = [
     "claim",
     "drop",
     "hold",
+    "learn",
     "refund",
     "release",
 ]
@@ -61,12 +65,16 @@ class LimitRefused(CallError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class KeyStatistics:
-    """One key of a limit: calls running, waiters for a permit, end of its hold."""
+    """One key of a limit: calls running, waiters for a permit, end of its hold.
+
+    `level` is how many calls may run now, where the limit finds that itself.
+    """
 
     key: Hashable
     running: int
     waiting: int
     held_until: float
+    level: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,7 +82,8 @@ class LimitStatistics:
     """A limit at one moment: keys known, of them held, calls running, waiters for a permit; what it allows.
 
     `unsettled` counts the calls whose `actual` function failed, so that their estimate stood; `trouble` is
-    the last such failure.
+    the last such failure. `level` is how many calls the known keys may run together, where each finds that
+    itself.
     """
 
     name: str
@@ -82,34 +91,49 @@ class LimitStatistics:
     running: int
     waiting: int
     held: int
-    concurrency: int | None
+    concurrency: int | Adaptive | None
     rate: float | None
     unsettled: int = 0
     trouble: str = ""
+    level: int | None = None
 
 
 class KeyState:
     """What is running, reserved and waiting for one key of a limit.
 
     `waiters` is the engine's own: whom to wake when a permit comes free. `claims` counts the claims not yet
-    given back.
+    given back. `capacity` is how many calls may run at once now.
     """
 
-    __slots__ = ("capacity", "claims", "gcra", "held_until", "inflight", "key", "limit", "waiters")
+    __slots__ = (
+        "adaptive",
+        "capacity",
+        "claims",
+        "gcra",
+        "held_until",
+        "inflight",
+        "key",
+        "limit",
+        "waiters",
+    )
 
     def __init__(self, limit: Limit, key: Hashable) -> None:
         self.limit = limit
         self.key = key
         self.inflight = 0
         self.claims = 0
-        self.capacity = sys.maxsize if limit.concurrency is None else limit.concurrency
+        most = limit.concurrency
+        self.adaptive = Aimd(most) if isinstance(most, Adaptive) else None
+        self.capacity = sys.maxsize if most is None else most.min if isinstance(most, Adaptive) else most
         self.gcra = None if limit.rate is None else Gcra(limit.rate, limit.burst)
         self.held_until = -math.inf
         self.waiters: deque[Any] = deque()
 
     @property
     def free(self) -> int:
-        """How many permits are free; very many where the limit has no `concurrency`."""
+        """How many permits are free; very many where the limit has no `concurrency`, fewer than none where
+        the level has just fallen.
+        """
         return self.capacity - self.inflight
 
     def is_idle(self, now: float) -> bool:
@@ -119,6 +143,7 @@ class KeyState:
             and not self.waiters
             and self.held_until <= now
             and (self.gcra is None or self.gcra.is_recovered(now))
+            and (self.adaptive is None or self.adaptive.is_idle(now))
         )
 
     def __repr__(self) -> str:
@@ -128,14 +153,15 @@ class KeyState:
 
 
 class Claim:
-    """What one call needs, or holds, of one key. `taken` says which."""
+    """What one call needs, or holds, of one key. `taken` says which; `began` when, where a level learns of it."""
 
-    __slots__ = ("cost", "state", "taken")
+    __slots__ = ("began", "cost", "state", "taken")
 
     def __init__(self, state: KeyState, cost: float) -> None:
         self.state = state
         self.cost = cost
         self.taken = False
+        self.began = 0.0
 
     def __repr__(self) -> str:
         return f"<Claim {self.state.limit.name}[{self.state.key!r}] cost={self.cost:g} taken={self.taken}>"
@@ -144,11 +170,12 @@ class Claim:
 class Limit:
     """How many calls may run at once (`concurrency`) and start in a time (`rate`), in all or by key.
 
-    `rate` reads "500/s", "90000/min", "10/h", or a number per second; `burst` is how much may start at once
-    (1 unless given). `by` gives the key of a stage's value, as `hr.http.host` does: each key then has the
-    whole limit for itself; without it there is one for all. With `cost` (a number, or a function of the
-    value) a start counts for so much of rate and burst, and `actual` corrects that afterwards by the call's
-    result. Use one object in several places to have them share it.
+    `concurrency` is a number, or `Adaptive(1, 16)`, which finds its own level. `rate` reads "500/s",
+    "90000/min", "10/h", or a number per second; `burst` is how much may start at once (1 unless given). `by`
+    gives the key of a stage's value, as `hr.http.host` does: each key then has the whole limit for itself;
+    without it there is one for all. With `cost` (a number, or a function of the value) a start counts for so
+    much of rate and burst, and `actual` corrects that afterwards by the call's result. Use one object in
+    several places to have them share it.
 
     An item for which `by` or `cost` fails, or for which the cost exceeds the burst, fails with LimitRefused.
     Where `actual` fails the estimate stands, and `statistics()` counts it. Raises PlanError, with all
@@ -163,7 +190,7 @@ class Limit:
     def __init__(
         self,
         *,
-        concurrency: int | None = None,
+        concurrency: int | Adaptive | None = None,
         rate: str | float | None = None,
         by: Callable[[Any], Hashable] | None = None,
         burst: float | None = None,
@@ -207,6 +234,11 @@ class Limit:
             else f"Limit {self.name!r} ({', '.join(given)})"
         )
 
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether its level is found by how calls end."""
+        return isinstance(self.concurrency, Adaptive)
+
     def statistics(self) -> LimitStatistics:
         """Count what runs, waits and is held now. Takes time in proportion to the keys in use."""
         states = self._all()
@@ -220,13 +252,21 @@ class Limit:
             rate=None if self.rate is None else parse_rate(self.rate),
             unsettled=self._unsettled,
             trouble=self._trouble,
+            level=sum(state.capacity for state in states) if self.is_adaptive else None,
         )
 
     def busiest(self, count: int) -> list[KeyStatistics]:
         """Give the `count` keys with the most calls running, and then waiting."""
         states = heapq.nlargest(count, self._all(), key=lambda state: (state.inflight, len(state.waiters)))
         return [
-            KeyStatistics(state.key, state.inflight, len(state.waiters), state.held_until) for state in states
+            KeyStatistics(
+                state.key,
+                state.inflight,
+                len(state.waiters),
+                state.held_until,
+                None if state.adaptive is None else state.capacity,
+            )
+            for state in states
         ]
 
     # ------------------------------------------------------------------ keys
@@ -380,6 +420,7 @@ def admit(claims: Sequence[Claim], now: float) -> float:
         if state.held_until <= now and (state.gcra is None or state.gcra.admit(now, each.cost) == 0.0):
             state.inflight += 1
             each.taken = True
+            each.began = now
             state.limit._seen = now
             return 0.0
     wait = 0.0
@@ -395,6 +436,7 @@ def admit(claims: Sequence[Claim], now: float) -> float:
         state = each.state
         state.inflight += 1
         each.taken = True
+        each.began = now
         state.limit._seen = now
         if state.gcra is not None:
             state.gcra.take(now, each.cost)
@@ -416,15 +458,27 @@ def blocked(claims: Sequence[Claim], now: float) -> KeyState | None:
     return None
 
 
-def release(claims: Sequence[Claim]) -> list[KeyState]:
+def learn(claims: Sequence[Claim], signal: Signal, now: float) -> None:
+    """Tell the levels of these keys how the call ended. Its permits stay taken."""
+    for each in claims:
+        state = each.state
+        if state.adaptive is not None and each.taken:
+            state.adaptive.learn(signal, each.began, now, state.inflight)
+            state.capacity = state.adaptive.admits
+
+
+def release(claims: Sequence[Claim], signal: Signal = "ignore", now: float = 0.0) -> list[KeyState]:
     """Give back the permits of a call that is over; give the keys they are of, to wake who waits there.
 
-    What it took of a rate stays taken. Raises EngineError, with nothing changed, for claims that are not
-    taken.
+    What it took of a rate stays taken. `signal` is what the end of the call says of load, at `now`; "ignore"
+    (it was cancelled, or says nothing) needs no time. Raises EngineError, with nothing changed, for claims
+    that are not taken.
     """
     for each in claims:
         if not each.taken:
             raise EngineError(f"{each!r} is to be released, but is not taken")
+    if signal != "ignore":
+        learn(claims, signal, now)
     for each in claims:
         each.taken = False
         each.state.inflight -= 1
