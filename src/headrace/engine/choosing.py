@@ -139,7 +139,7 @@ class ChoosingCaller(ChunkCaller):
     def _overran(self, slot: Slot, delivery: Delivery, value: Any) -> bool:
         if slot.ending != MOVED:
             return super()._overran(slot, delivery, value)
-        self._refund_and_release(delivery, value)
+        self.permits.settle(delivery, value)
         delivery.value = value
         if self._reorder is not None:
             self._reorder.passes(delivery, lambda: self.forward(delivery))

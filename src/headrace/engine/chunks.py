@@ -152,7 +152,7 @@ class ChunkCaller(Caller):
         except asyncio.CancelledError:
             place.kill_now()
             for delivery in chunk[slot.at :]:
-                self._release(delivery)
+                self.permits.release(delivery)
                 run.endings.give_back(delivery)
             raise
         finally:
@@ -182,7 +182,7 @@ class ChunkCaller(Caller):
                 self._answered_badly(slot, delivery, answer)
                 continue
             if limited:
-                self._refund_and_release(delivery, answer)
+                self.permits.settle(delivery, answer)
             if plain:
                 delivery.value = answer
                 forward(delivery)
@@ -191,7 +191,7 @@ class ChunkCaller(Caller):
 
     def _answered_badly(self, slot: ChunkSlot, delivery: Delivery, answer: Raised) -> None:
         if answer.died and slot.ending == "stop":
-            self._release(delivery)
+            self.permits.release(delivery)
             self.run.endings.give_back(delivery)
         else:
             self._failed(slot, delivery, answer.error)
@@ -294,6 +294,6 @@ class ChunkCaller(Caller):
         self._calls_before += slot.calls
         self._busy_before += slot.busy
         for delivery in slot.chunk[slot.at :]:
-            self._release(delivery)
+            self.permits.release(delivery)
             self.run.endings.give_back(delivery)
         self.run.worker_given_up(self)

@@ -68,7 +68,7 @@ class Slot:
 
     async def readmit(self, value: Any) -> None:
         """Give back the permits of keyed limits and take those of `value` instead."""
-        await self.stage.readmit(self, value)
+        await self.stage.permits.readmit(self, value)
 
 
 class Held:

@@ -17,20 +17,17 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from headrace.aio.gate import Gate, wake_waiters
 from headrace.engine.ahead import ahead_of
 from headrace.engine.dispatch import Dispatch, KeyedDispatch
 from headrace.engine.lineage import Child, Ending, begin_family, count_sent, is_doomed, root_of
+from headrace.engine.permits import Permits
 from headrace.engine.reorder import Reorder
-from headrace.engine.slot import Held, Slot
+from headrace.engine.slot import Slot
 from headrace.engine.texts import one_line, peek
 from headrace.engine.window import WEIGHTLESS, Level
 from headrace.errors import CallError, HeadraceError, Skip, TimedOut
 from headrace.item import QUEUED, RUNNING, WAITING, Delivery
 from headrace.plan import StageSpec, where_is
-from headrace.policies import limits as admission
-from headrace.policies.adaptive import Signal
-from headrace.policies.classify import load_signal
 from headrace.policies.holds import Place
 from headrace.policies.retry import decide
 from headrace.ports import ChunkLane, Lane, LaneChoice, current_call
@@ -66,7 +63,6 @@ class Caller:
         self.choice: LaneChoice | None = None  # of a lane that was to be chosen
         self.forward: Callable[[Delivery], None] = run.endings.leave
         self._call: Callable[[Any], Awaitable[Any]] | None = None
-        self._gate = Gate()
         self._reorder: Reorder | None = None
         self._emission = asyncio.Lock()
         if spec.ordered:
@@ -78,7 +74,7 @@ class Caller:
             if spec.limits
             else Dispatch(loop, spec.concurrency, self.spawn)
         )
-        self._is_adaptive = any(limit.is_adaptive for limit in spec.limits)
+        self.permits = Permits(run, spec.limits)
         self.ahead = ahead_of(self, lane)
 
     @property
@@ -238,7 +234,7 @@ class Caller:
                         return
                     continue
                 if limited:
-                    self._refund_and_release(delivery, value)
+                    self.permits.settle(delivery, value)
                 run.now = now
                 if plain:
                     delivery.value = value
@@ -274,7 +270,7 @@ class Caller:
         self._call_over(slot)
         slot.calls -= 1
         delivery.tried -= 1
-        self._release(delivery)
+        self.permits.release(delivery)
         self.run.endings.drop(delivery)
 
     # ------------------------------------------------------------------ how a call ends
@@ -364,7 +360,7 @@ class Caller:
         )
         if decision.hold is not None and delivery.claims:
             run.delays.hold(delivery.claims, decision.hold, error, run.bus)
-        self._release(delivery, self._signal_of(delivery, error))
+        self.permits.release(delivery, self.permits.signal_of(delivery, error))
         if decision.kind == "in_doubt":
             run.endings.fail(delivery, spec.name, error, in_doubt=True)
             return
@@ -422,7 +418,7 @@ class Caller:
             self._failed(slot, delivery, self._timed_out(delivery))
             return False
         # It was told to stop and finished instead: its result counts.
-        self._refund_and_release(delivery, value)
+        self.permits.settle(delivery, value)
         if self.spec.kind == "map":
             delivery.value = value
             self.forward(delivery)
@@ -449,7 +445,7 @@ class Caller:
                 raised.__cause__ = error
                 self._failed(slot, delivery, raised)
                 return False
-        self._release(delivery)
+        self.permits.release(delivery)
         self.run.endings.give_back(delivery)
         return True
 
@@ -468,38 +464,6 @@ class Caller:
         if slot.ending is None and slot.task is not None and not self.run.is_torn_down:
             while slot.task.cancelling():
                 slot.task.uncancel()
-
-    def _refund_and_release(self, delivery: Delivery, value: Any) -> None:
-        """Correct what a call cost by its result, and give its permits back."""
-        if delivery.claims:
-            admission.refund(delivery.claims, value)
-        self._release(delivery, "success")
-
-    def _signal_of(self, delivery: Delivery, error: Exception) -> Signal:
-        """Say what a failed call tells of load; nothing where it was cut short by the end of its item's time."""
-        if not self._is_adaptive or not delivery.claims:
-            return "ignore"
-        if isinstance(error, TimedOut) and delivery.until is not None and self.run.clock() >= delivery.until:
-            return "ignore"
-        return load_signal(error)
-
-    def _release(self, delivery: Delivery, signal: Signal = "ignore") -> None:
-        """Give a delivery's permits back, with what the end of its call says of load.
-
-        Those of a call that still hangs in its thread go back when it returns.
-        """
-        claims, delivery.claims = delivery.claims, None
-        if not claims:
-            return
-        if self._is_adaptive and signal != "ignore":
-            admission.learn(claims, signal, self.run.clock())
-        call = current_call.get(None)
-        stuck = call.stuck if call is not None else None
-        if stuck is not None and call is not None:
-            call.stuck = None
-            stuck.on_return = lambda: wake_waiters(admission.release(claims))
-        else:
-            wake_waiters(admission.release(claims))
 
     # ------------------------------------------------------------------ calls that do not end
 
@@ -538,10 +502,7 @@ class Caller:
         self._busy_before += slot.busy
         if delivery is None:
             return
-        claims, delivery.claims = delivery.claims, None
-        slot.stuck = Held(claims)
-        if claims and error is not None and self._is_adaptive:
-            admission.learn(claims, load_signal(error), self.run.clock())
+        self.permits.keep(slot, delivery, error)
         if error is None:
             self.run.endings.give_back(delivery)
         else:
@@ -552,31 +513,7 @@ class Caller:
     def _come_back(self, slot: Slot) -> None:
         """A given-up call ended after all: its permits go back, its result is dropped."""
         self.given_up -= 1
-        if isinstance(slot.stuck, Held) and slot.stuck.claims:
-            wake_waiters(admission.release(slot.stuck.claims))
-
-    async def readmit(self, slot: Slot, value: Any) -> None:
-        """Change the keyed permits of the running attempt for those of `value`; its time limit stands still."""
-        delivery = slot.delivery
-        if delivery is None or not delivery.claims:
-            return
-        keyed = [claim for claim in delivery.claims if claim.state.limit.by is not None]
-        if not keyed:
-            return
-        loop = self.run.loop
-        limits = [claim.state.limit for claim in keyed]
-        delivery.claims = [claim for claim in delivery.claims if claim not in keyed]
-        wake_waiters(
-            admission.release(keyed, "success", loop.time())
-        )  # it was answered, if only with a redirect
-        left = None if slot.deadline is None else slot.deadline - loop.time()
-        slot.deadline = None
-        claims = await self._gate.enter(limits, value, held=delivery.claims)
-        delivery.claims = [*delivery.claims, *claims]
-        if left is not None:
-            slot.deadline = loop.time() + left
-            if slot.deadline < self.run.sweep.at:
-                self.run.sweep.arm(slot.deadline)
+        self.permits.give_back_late(slot)
 
 
 def _forget_earlier(error: Exception) -> None:

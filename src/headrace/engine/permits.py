@@ -1,0 +1,102 @@
+"""The permits of a stage's calls: given back when a call ends, with what its end says of load.
+
+Rules:
+1. Each claim that was taken is released once, wherever its call ends: here, in another turn, or one day in its thread.
+2. What a call's end says of load is told with the release, and only where a limit learns from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from headrace.aio.gate import Gate, wake_waiters
+from headrace.engine.slot import Held, Slot
+from headrace.errors import TimedOut
+from headrace.item import Delivery
+from headrace.policies import limits as admission
+from headrace.policies.adaptive import Signal
+from headrace.policies.classify import load_signal
+from headrace.policies.limits import Limit
+from headrace.ports import current_call
+
+if TYPE_CHECKING:
+    from headrace.engine.run import Run
+
+__all__ = ["Permits"]
+
+
+class Permits:
+    """What a stage does with the claims of its deliveries once they are admitted."""
+
+    def __init__(self, run: Run, limits: Sequence[Limit]) -> None:
+        self._run = run
+        self._gate = Gate()
+        self._is_adaptive = any(limit.is_adaptive for limit in limits)
+
+    def settle(self, delivery: Delivery, value: Any) -> None:
+        """Correct what a call cost by its result, and give its permits back."""
+        if delivery.claims:
+            admission.refund(delivery.claims, value)
+        self.release(delivery, "success")
+
+    def signal_of(self, delivery: Delivery, error: Exception) -> Signal:
+        """Say what a failed call tells of load; nothing where it was cut short by the end of its item's time."""
+        if not self._is_adaptive or not delivery.claims:
+            return "ignore"
+        if isinstance(error, TimedOut) and delivery.until is not None and self._run.clock() >= delivery.until:
+            return "ignore"
+        return load_signal(error)
+
+    def release(self, delivery: Delivery, signal: Signal = "ignore") -> None:
+        """Give a delivery's permits back, with what the end of its call says of load.
+
+        Those of a call that still hangs in its thread go back when it returns.
+        """
+        claims, delivery.claims = delivery.claims, None
+        if not claims:
+            return
+        if self._is_adaptive and signal != "ignore":
+            admission.learn(claims, signal, self._run.clock())
+        call = current_call.get(None)
+        stuck = call.stuck if call is not None else None
+        if stuck is not None and call is not None:
+            call.stuck = None
+            stuck.on_return = lambda: wake_waiters(admission.release(claims))
+        else:
+            wake_waiters(admission.release(claims))
+
+    def keep(self, slot: Slot, delivery: Delivery, error: Exception | None) -> None:
+        """Leave the permits to a call that will not end; what made it be given up may tell of load."""
+        claims, delivery.claims = delivery.claims, None
+        slot.stuck = Held(claims)
+        if claims and error is not None and self._is_adaptive:
+            admission.learn(claims, load_signal(error), self._run.clock())
+
+    @staticmethod
+    def give_back_late(slot: Slot) -> None:
+        """Give back what `keep` left to a call that ended after all."""
+        if isinstance(slot.stuck, Held) and slot.stuck.claims:
+            wake_waiters(admission.release(slot.stuck.claims))
+
+    async def readmit(self, slot: Slot, value: Any) -> None:
+        """Change the keyed permits of the running attempt for those of `value`; its time limit stands still."""
+        delivery = slot.delivery
+        if delivery is None or not delivery.claims:
+            return
+        keyed = [claim for claim in delivery.claims if claim.state.limit.by is not None]
+        if not keyed:
+            return
+        loop, sweep = self._run.loop, self._run.sweep
+        limits = [claim.state.limit for claim in keyed]
+        delivery.claims = [claim for claim in delivery.claims if claim not in keyed]
+        # it was answered, if only with a redirect
+        wake_waiters(admission.release(keyed, "success", loop.time()))
+        left = None if slot.deadline is None else slot.deadline - loop.time()
+        slot.deadline = None
+        claims = await self._gate.enter(limits, value, held=delivery.claims)
+        delivery.claims = [*delivery.claims, *claims]
+        if left is not None:
+            slot.deadline = loop.time() + left
+            if slot.deadline < sweep.at:
+                sweep.arm(slot.deadline)
