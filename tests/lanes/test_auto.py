@@ -197,6 +197,23 @@ def test_failures_and_retries_go_on_in_the_new_place() -> None:
     assert len(got.done) == 200
 
 
+@pytest.mark.parametrize("lane", ["thread", "process"])
+def test_calls_that_all_fail_are_judged_as_well(lane: str) -> None:
+    """A service that is down is no reason to stay with one thread: what fails costs time as what succeeds does."""
+
+    def fails(n: int) -> None:
+        if lane == "process":
+            sum(range(40_000))
+        else:
+            time.sleep(0.01)
+        raise OSError(f"{n} is unwell")
+
+    got, chosen = run_auto(fails, 300)
+    assert len(got.failed) == 300
+    assert len(chosen) == 1
+    assert chosen[0].kind == ("blocks" if lane == "thread" else "computes, holding the GIL")
+
+
 @pytest.mark.parametrize("after", [0.0, 0.02, 0.05, 0.1, 0.2])
 def test_a_run_that_is_stopped_while_it_chooses_is_accounted_for(after: float, tmp_path: Path) -> None:
     """Stopped before, in and after the move, a job resumes and has each row once; nothing is left behind."""

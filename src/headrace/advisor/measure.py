@@ -11,8 +11,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
-import pickle
-import resource
 import statistics
 import sys
 import threading
@@ -21,7 +19,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final
 
 from headrace.advisor.steps import Steps, stepped
-from headrace.lanes.gil import GilProbe
+from headrace.lanes.gil import GilProbe, interruptions, way
 from headrace.plan import cores, is_async
 from headrace.policies.lane_verdict import SMALL, WAITING, CallCosts
 
@@ -31,8 +29,6 @@ __all__ = ["Measurement", "measure"]
 BUDGET: Final = 3.0
 #: How long the calls that are made alone should take together, where fewer than a fifth of all would take less.
 ENOUGH: Final = 0.1
-#: What a value costs on its way to a child and back beyond its pickling, chunked as it is, in seconds.
-HAND_OVER: Final = 5e-6
 
 
 class Measurement:
@@ -121,12 +117,6 @@ def measure(fn: Callable[..., Any], samples: Sequence[Any], most_calls: int) -> 
 # ---------------------------------------------------------------------------------------------------- alone
 
 
-def _interruptions() -> int:
-    """Count how often this thread was stopped though it could have gone on; 0 where the system does not say."""
-    which = getattr(resource, "RUSAGE_THREAD", None)
-    return resource.getrusage(which).ru_nivcsw if which is not None else 0
-
-
 def _alone(fn: Callable[..., Any], values: Iterator[Any], most: int, found: Measurement) -> list[_Sample]:
     taken: list[_Sample] = []
     probe = GilProbe()
@@ -137,7 +127,7 @@ def _alone(fn: Callable[..., Any], values: Iterator[Any], most: int, found: Meas
             budget = BUDGET if found.calls < found.most_calls // 5 else ENOUGH
             if (taken and time.perf_counter() > since + budget) or not found.may_call():
                 break
-            ticks, interrupted = probe.ticks, _interruptions()
+            ticks, interrupted = probe.ticks, interruptions()
             began, computed = time.perf_counter(), time.process_time()
             try:
                 result = fn(value)
@@ -147,7 +137,7 @@ def _alone(fn: Callable[..., Any], values: Iterator[Any], most: int, found: Meas
             wall, cpu = time.perf_counter() - began, time.process_time() - computed
             taken.append(_Sample(value, wall, cpu, result))
             taken[-1].ticks = probe.ticks - ticks
-            taken[-1].interrupted = _interruptions() > interrupted
+            taken[-1].interrupted = interruptions() > interrupted
         took = time.perf_counter() - since
         found.gil_free = probe.free((one.wall, one.cpu, one.ticks) for one in taken)
         asking = (probe.cpu - asked) / max(took, 1e-9)
@@ -271,15 +261,11 @@ def _transport(taken: Sequence[_Sample], found: Measurement) -> float | None:
     """Say what the way to a child and back costs a call; None where a value or a result cannot go."""
     costs: list[float] = []
     for one in taken:
-        began = time.perf_counter()
         try:
-            there, back = pickle.dumps(one.value, 5), pickle.dumps(one.result, 5)
-            pickle.loads(there)
-            pickle.loads(back)
+            seconds, there, back = way(one.value, one.result)
         except Exception as error:  # noqa: BLE001 - whatever a class of the user's raises, it cannot go
             found.unpicklable = f"{type(error).__name__}: {error}"
             return None
-        found.sizes = (len(there), len(back))
-        # Twice: it is written to a pipe and read from it, which costs about as much as pickling.
-        costs.append(2 * (time.perf_counter() - began))
-    return statistics.median(costs) + HAND_OVER
+        found.sizes = (there, back)
+        costs.append(seconds)
+    return statistics.median(costs)

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import pickle
-import resource
 import threading
 import time
 from collections import deque
@@ -23,7 +21,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from headrace.errors import PlanError
-from headrace.lanes.gil import GilProbe
+from headrace.lanes.gil import GilProbe, interruptions, way
 from headrace.lanes.process import ProcessLane
 from headrace.lanes.thread import ThreadLane
 from headrace.policies.lane_verdict import COMPUTING, WAITING, CallCosts, LaneVerdict, judge
@@ -39,8 +37,6 @@ ENOUGH_SECONDS: Final = 0.06
 LONG: Final = 0.03
 #: How many values and results are pickled to learn what their way would cost.
 WEIGHED: Final = 3
-#: What the way of a value costs beyond its pickling, in seconds.
-HAND_OVER: Final = 5e-6
 
 
 class _Call(NamedTuple):
@@ -110,15 +106,16 @@ class AutoLane:
             if probe is None:
                 probe = self._probe = GilProbe()
                 probe.start()
-            ticks, interrupted = probe.ticks, _interruptions()
+            ticks, interrupted = probe.ticks, interruptions()
             began, computed = time.perf_counter(), time.thread_time()
             self._under_way = (threading.get_ident(), began)
-            result = fn(value, **resources)
-            wall, cpu = time.perf_counter() - began, time.thread_time() - computed
-            self._under_way = None
-            self._calls.append(
-                _Call(wall, cpu, _interruptions() > interrupted, phase, began + wall, probe.ticks - ticks)
-            )
+            try:
+                result = fn(value, **resources)
+            finally:
+                wall, cpu = time.perf_counter() - began, time.thread_time() - computed
+                self._under_way = None
+                whole = interruptions() == interrupted
+                self._calls.append(_Call(wall, cpu, not whole, phase, began + wall, probe.ticks - ticks))
             if len(self._transports) < WEIGHED and self._unpicklable is None and self._stays is None:
                 self._weigh(value, result)
             return result
@@ -126,14 +123,10 @@ class AutoLane:
         return watched
 
     def _weigh(self, value: Any, result: Any) -> None:
-        began = time.perf_counter()
         try:
-            pickle.loads(pickle.dumps((value, result), 5))
+            self._transports.append(way(value, result).seconds)
         except Exception as error:  # noqa: BLE001 - whatever a class of the user's raises, it cannot go
             self._unpicklable = f"{type(error).__name__}: {error}"
-            return
-        # Twice: it is written to the child and read from it, which costs about as much as pickling.
-        self._transports.append(2 * (time.perf_counter() - began) + HAND_OVER)
 
     # ------------------------------------------------------------------ the choice, on the loop
 
@@ -256,8 +249,3 @@ def _typical(calls: Sequence[_Call]) -> tuple[float, float]:
     wall = sorted(call.wall for call in calls)[len(calls) // 4]
     shares = sorted(min(1.0, call.cpu / max(call.wall, 1e-9)) for call in whole)
     return wall, shares[len(shares) // 2]
-
-
-def _interruptions() -> int:
-    which = getattr(resource, "RUSAGE_THREAD", None)
-    return resource.getrusage(which).ru_nivcsw if which is not None else 0
