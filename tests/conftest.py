@@ -13,9 +13,14 @@ from typing import Any
 
 import pytest
 from blockbuster import blockbuster_ctx
+from hypothesis import HealthCheck, settings
 
 from headrace.demo.origin import Origin
 from headrace.testing import no_leaks, run_real
+
+# How long an example takes is the machine's business, and no test is about it.
+settings.register_profile("headrace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("headrace")
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
