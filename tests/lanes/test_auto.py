@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import re
+import socket
 import sqlite3
 import time
 import zlib
@@ -15,6 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 
 import headrace as hr
@@ -51,6 +53,20 @@ def sleeps(n: int) -> tuple[int, int]:
     return n, os.getpid()
 
 
+def waits_for_a_socket(n: int) -> tuple[int, int]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(0.01)
+        with pytest.raises(TimeoutError):
+            ours.recv(1)
+    return n, os.getpid()
+
+
+def sorts(n: int) -> tuple[int, int]:
+    numpy.sort(numpy.arange(200_000, dtype=float)[::-1] % 1013.0)
+    return n, os.getpid()
+
+
 def adds(n: int) -> tuple[int, int]:
     return n, os.getpid()
 
@@ -76,6 +92,8 @@ def run_auto(
         (hashes, 200, "thread"),
         (compresses, 100, "thread"),
         (sleeps, 200, "thread"),
+        (waits_for_a_socket, 200, "thread"),
+        (sorts, 100, "thread"),
         (adds, 30_000, "thread"),
     ],
 )
