@@ -90,7 +90,7 @@ class KeyHeld(Event):
 
 @dataclasses.dataclass(slots=True)
 class LaneChosen(Event):
-    """A stage with `lane="auto"` was found to belong in `lane`, for `reason`.
+    """A stage with `lane="auto"` was found to belong in `lane`, `concurrency` calls at once, for `reason`.
 
     A call takes `wall` seconds, of which `cpu_share` is computing; two threads are `speedup` times as fast as one, and
     the way to a process and back takes `transport` seconds, where these were looked at. It rests on so many `calls`.
@@ -98,6 +98,7 @@ class LaneChosen(Event):
 
     stage: str
     lane: str
+    concurrency: int
     kind: str
     reason: str
     wall: float

@@ -215,6 +215,30 @@ def test_failures_and_retries_go_on_in_the_new_place() -> None:
     assert len(got.done) == 200
 
 
+def test_no_more_calls_run_at_once_than_concurrency_allows() -> None:
+    """With concurrency=1 there is never a second call, not even to see whether two would be faster."""
+    running: list[int] = []
+    most = 0
+
+    def alone(n: int) -> int:
+        nonlocal most
+        running.append(n)
+        most = max(most, len(running))
+        total = sum(range(40_000))
+        running.remove(n)
+        return total
+
+    def computes(n: int) -> int:
+        return sum(range(40_000))
+
+    got, _ = run_auto(alone, 200, concurrency=1)
+    assert got.report.done == 200
+    assert most == 1
+    got, chosen = run_auto(computes, 200, concurrency=1)
+    assert chosen[0].lane == "thread"
+    assert "concurrency=1" in chosen[0].reason
+
+
 @pytest.mark.parametrize("lane", ["thread", "process"])
 def test_calls_that_all_fail_are_judged_as_well(lane: str) -> None:
     """A service that is down is no reason to stay with one thread: what fails costs time as what succeeds does."""

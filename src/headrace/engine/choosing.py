@@ -61,7 +61,7 @@ class ChoosingCaller(ChunkCaller):
             self._chosen(choice)
             return
         if self._choosing.allows > self._allowed:
-            self.dispatch.start_more(self._choosing.allows - self._allowed)
+            self.dispatch.add_workers(self._choosing.allows - self._allowed)
             self._allowed = self._choosing.allows
         self.run.later(LOOK_EVERY, self._look)
 
@@ -70,23 +70,10 @@ class ChoosingCaller(ChunkCaller):
         if choice.lane == "process":
             self._move(choice.concurrency)
         else:
-            self.dispatch.start_more(choice.concurrency - self._allowed)
+            self.dispatch.add_workers(choice.concurrency - self._allowed)
         bus = self.run.bus
         if bus is not None:
-            bus.emit(
-                LaneChosen(
-                    time.time(),
-                    self.spec.name,
-                    choice.lane,
-                    choice.kind,
-                    choice.reason,
-                    choice.wall,
-                    choice.cpu_share,
-                    choice.speedup,
-                    choice.transport,
-                    choice.calls,
-                )
-            )
+            bus.emit(LaneChosen(time.time(), self.spec.name, *choice))
 
     def _move(self, places: int) -> None:
         self._is_moved = True

@@ -112,11 +112,6 @@ class Dispatch:
         """Let so many workers be started from now on, those that run already not counted."""
         self._spare = workers
 
-    def start_more(self, workers: int) -> None:
-        """Let more workers be started, and start them if there is something to take."""
-        self._spare = max(0, self._spare + workers)
-        self.wake_more()
-
     def idle(self) -> asyncio.Future[None]:
         """Give a future that is done when there may be something to take."""
         future = self._loop.create_future()

@@ -64,11 +64,9 @@ class Multi(pycurl.AsyncCurlMulti):  # type: ignore[misc]
 
     def _on_socket(self, what: int, fd: int, _multi: Any, _state: Any) -> None:
         """Watch a socket for what libcurl waits for now."""
-        if what == pycurl.POLL_REMOVE:
-            what = pycurl.POLL_NONE
-        elif self._closing:
-            return
-        if what != pycurl.POLL_NONE or fd in self._sockets.watched:
+        if what in (pycurl.POLL_REMOVE, pycurl.POLL_NONE):
+            self._sockets.watch(fd, 0)
+        elif not self._closing:
             self._sockets.watch(fd, what)
 
     def _on_timer(self, timeout_ms: int) -> None:

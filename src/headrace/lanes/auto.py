@@ -162,6 +162,10 @@ class AutoLane:
             return self._choose(costs, len(calls), why)
         if self._cores < 2:
             return self._choose(costs, len(calls), "there is one core only")
+        if self._most_threads < 2:
+            return self._choose(
+                costs, len(calls), "concurrency=1 lets one call run at a time, wherever that is"
+            )
         self._phase = 2
         return None
 

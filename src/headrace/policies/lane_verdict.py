@@ -149,11 +149,10 @@ def _judge_plain(costs: CallCosts) -> LaneVerdict:
             f"a call takes {time_text(costs.wall)}, less than the way to a thread and back: lane='loop', or batch(…)",
         )
     if share < WAITING:
-        threads = max(THREADS, 1)
         return LaneVerdict(
             "blocks",
             "thread",
-            threads,
+            THREADS,
             f"it waits without computing ({share:.0%} CPU): threads wait side by side",
         )
     if costs.free_threaded:
