@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args
 
 from headrace.errors import PlanError
 from headrace.policies.adaptive import Adaptive
+from headrace.policies.breaker import Breaker
 from headrace.policies.deadlines import FailureCap
 from headrace.policies.limits import Limit
 from headrace.policies.retry import Retry
@@ -165,6 +166,7 @@ def make_stage(
     uses: Any = None,
     name: str | None = None,
     fanout: int = DEFAULT_FANOUT,
+    breaker: Breaker | None = None,
 ) -> StageSpec:
     """Fill in a stage's defaults. Raises PlanError where `fn` or `uses` cannot be a stage's at all."""
     _check_callable(fn, kind)
@@ -180,6 +182,11 @@ def make_stage(
     all_limits = (*given.limits, *limits)
     if rate is not None:
         all_limits = (*all_limits, Limit(rate=rate, name=f"{name or given.name or function_name(fn)} rate"))
+    if breaker is not None:
+        all_limits = (
+            *all_limits,
+            Limit(breaker=breaker, name=f"{name or given.name or function_name(fn)} breaker"),
+        )
     return StageSpec(
         kind=kind,
         fn=fn,

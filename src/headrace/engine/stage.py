@@ -360,6 +360,9 @@ class Caller:
         )
         if decision.hold is not None and delivery.claims:
             run.delays.hold(delivery.claims, decision.hold, error, run.bus)
+        after = decision.after
+        if decision.kind == "again" and spec.retry is not None:
+            after = max(after, self.permits.wait_of_budget(delivery, spec.retry, self.attempts))
         self.permits.release(delivery, self.permits.signal_of(delivery, error))
         if decision.kind == "in_doubt":
             run.endings.fail(delivery, spec.name, error, in_doubt=True)
@@ -372,8 +375,8 @@ class Caller:
         elif decision.kind == "again" and not run.shutdown.is_stopping:
             delivery.state = WAITING
             self.waiting += 1
-            run.accounts.attempt_failed(delivery, spec.name, error, decision.after)
-            run.delays.repeat(self, delivery, decision.after)
+            run.accounts.attempt_failed(delivery, spec.name, error, after)
+            run.delays.repeat(self, delivery, after)
         elif decision.kind == "again":
             run.endings.give_back(delivery)
         else:
