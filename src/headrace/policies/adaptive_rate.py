@@ -21,7 +21,7 @@ from typing import Final
 __all__ = ["AdaptiveRate"]
 
 #: The rate, as a share of the ceiling.
-BELOW: Final = 0.96
+BELOW: Final = 0.97
 #: Answers are counted in parts of so many seconds, over so many of them: one second in all.
 PART: Final = 0.05
 PARTS: Final = 20
@@ -35,18 +35,21 @@ SOON: Final = 0.9
 #: What lies further apart, in seconds, has nothing to do with each other.
 RELATED: Final = 600.0
 #: The ceiling is tried after so many seconds (or of the waits) and calls; each try that fails doubles them, up to 32 times.
-PATIENCE: Final = 10.0
+PATIENCE: Final = 12.0
 PATIENCE_CALLS: Final = 60.0
 MOST_PATIENCE: Final = 32.0
 #: The first try comes so much earlier where the ceiling is that of a second or less.
 UNSURE: Final = 0.3
-#: The try is so much above the ceiling, and lasts so many seconds, ten calls and a wait before the ceiling is forgotten.
+#: The try is so much above the ceiling, and lasts so many seconds, ten calls and a wait before the rate may grow.
 TRY: Final = 1.02
 TRIED: Final = 2.0
 #: Then the rate grows by this share a second, doubled each second up to the second number, by the third a call at most.
 GROWTH: Final = 0.02
 MOST_GROWTH: Final = 0.3
 GROWTH_PER_CALL: Final = 0.05
+#: Refused at less than so many times the ceiling, it was right; so few answers a second say nothing.
+NEAR: Final = 1.1
+FEW: Final = 10.0
 #: It grows and is tried where so much of it is used.
 USED: Final = 0.7
 #: What may start at once, in seconds of the rate: timers are late, and what was missed may be made up for.
@@ -62,7 +65,7 @@ class AdaptiveRate:
 
     __slots__ = (
         "_answered_at", "_answers", "_asked_at", "_ceiling", "_counted", "_first_at", "_growth", "_is_first", "_part",
-        "_part_at", "_patience", "_ready", "_resumes_at", "_scale", "_tried_at", "rate",
+        "_part_at", "_patience", "_ready", "_resumes_at", "_scale", "_tried_at", "_was_soon", "rate",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -75,6 +78,7 @@ class AdaptiveRate:
         self._scale = 1.0  # the seconds that it thinks in: the wait that it asked for
         self._tried_at = math.inf  # when the try began that is under way
         self._growth = 0.0  # a second
+        self._was_soon = False  # whether it asked again before there was a calm
         self._patience = 1.0
         self._first_at = math.inf  # when the first answer came
         self._answered_at = -math.inf
@@ -122,6 +126,7 @@ class AdaptiveRate:
             self._resumes_at = max(self._resumes_at, until)
             return
         self._turn(now)
+        until = max(until, now)
         wait = max(0.0, until - now)
         self._is_first = self.rate == math.inf
         ceiling = self._taken_at_first(now, wait) if self._is_first else self._taken(now)
@@ -139,18 +144,28 @@ class AdaptiveRate:
     def _taken(self, now: float) -> float:
         """Give how much a second it took since it last asked, as far as that can be told."""
         since, free = now - self._asked_at, now - self._resumes_at
-        if self._tried_at < math.inf:
+        if self._tried_at < math.inf or (self._growth and self.rate < NEAR * self._ceiling):
             self._patience = min(max(1.0, 2.0 * self._patience), MOST_PATIENCE)
+        elif self._growth:
+            self._patience = 1.0
+        if self._tried_at < math.inf:
             return self._ceiling
         if self._growth:
-            self._patience = 1.0
-            return self.rate / (1.0 + self._growth / 2.0)
+            before = self.rate / (1.0 + self._growth / 2.0)
+            return max(min(before, max(FEW, sum(self._answers))), min(before, self._ceiling))
         if since - free > LONG and since < RELATED:
             return min(self._counted / since, self.rate)
         if free >= max(CALM, CALM_WAITS * self._scale):
+            self._was_soon = False
             return self.rate
         self._patience = UNSURE
-        return min(self._counted / max(1.0, free), SOON * self.rate)
+        least = self._counted / max(1.0, free)
+        self._was_soon = not self._was_soon
+        if (
+            not self._was_soon
+        ):  # the second time it is far too much, and may have been two windows that took it
+            return math.sqrt(least * self._counted / since)
+        return min(least, SOON * self.rate)
 
     def _go_on(self, now: float) -> None:
         """Try the ceiling, or let the rate grow, where it is time and the rate is used."""
@@ -159,7 +174,7 @@ class AdaptiveRate:
             return
         if self._tried_at < math.inf:
             if now - self._tried_at >= max(TRIED, 10.0 / self.rate, self._scale):
-                self._ceiling, self._tried_at, self._growth = math.inf, math.inf, GROWTH
+                self._tried_at, self._growth = math.inf, GROWTH
         elif self._growth:
             seconds = min(passed, 1.0) / self._scale
             self.rate *= 1.0 + min(self._growth * seconds, GROWTH_PER_CALL)

@@ -13,7 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Hashable
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from headrace.policies.adaptive import Adaptive, Aimd
 from headrace.policies.adaptive_rate import AdaptiveRate
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from headrace.policies.limits import Limit
 
 __all__ = ["Claim", "KeyState"]
+
+#: How long to wait, in seconds, where the other side counts starts and does not say how long.
+UNASKED: Final = 1.0
 
 
 class KeyState:
@@ -113,6 +116,7 @@ class KeyState:
             rate.answered(began, now)
         elif signal in ("throttled", "overload") and (self.held_until > now or was_lowest):
             # It asked for a wait, or refuses even the fewest calls at once: it counts starts, not calls.
+            self.held_until = max(self.held_until, now + UNASKED)
             rate.asked(began, now, self.held_until)
             self.paced = rate
 
