@@ -58,6 +58,8 @@ class Ahead:
             due = min(due, delivery.until)
         if due > now:
             slot.deadline = due
+        elif self._lane.withdraw(slot):
+            self._caller.permits.cancel(delivery)  # its time is over, and it has not begun
         return due > now
 
     def withdraw(self) -> None:
@@ -71,4 +73,5 @@ class Ahead:
                 continue
             slot.calls -= 1  # there was none
             delivery.tried -= 1
+            caller.permits.cancel(delivery)
             caller.stop(slot)

@@ -159,6 +159,7 @@ class Committer(Exit):
     def _is_due(self) -> bool:
         return (
             self._ready >= self._batch
+            or len(self._ended) >= self.run.accounts.fuse.left  # the sooner a blown fuse is seen, the better
             or self._bytes >= BATCH_BYTES
             or bool(self._intents)
             or (self._hurry and self._ready > 0)

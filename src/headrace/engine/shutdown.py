@@ -18,6 +18,7 @@ from headrace.engine.lineage import is_sent
 from headrace.engine.stage import Caller
 from headrace.errors import EngineError
 from headrace.item import Delivery
+from headrace.policies.budget import Budget
 
 if TYPE_CHECKING:
     from headrace.engine.run import Run
@@ -36,10 +37,14 @@ class Shutdown:
         self.is_stopping = False
         self.reason: str | None = None
         self.signal: int | None = None
+        self._spent: Budget | None = None  # the budget whose end stops the run
         self.leaves_work = False  # is what is left work undone? Not where `take` stopped the source
 
-    def drain(self, reason: str, signal: int | None = None) -> None:
-        """Drain: let running calls finish, take no more. Asked again while draining, cancel."""
+    def drain(self, reason: str, signal: int | None = None, *, spent: Budget | None = None) -> None:
+        """Drain: let running calls finish, take no more. Asked again while draining, cancel.
+
+        `spent` is the budget that has come to its end: calls that have reserved of it count as running ones.
+        """
         run = self.run
         if run.state in ("draining", "cancelling", "flushing", "closed"):
             if signal is not None:
@@ -47,6 +52,7 @@ class Shutdown:
             if run.state == "draining":
                 self.cancel(reason, signal)
             return
+        self._spent = spent
         self.note(reason, signal)
         run.set_state("draining", reason)
         self._stop_taking()
@@ -78,7 +84,8 @@ class Shutdown:
 
     def note(self, reason: str, signal: int | None = None) -> None:
         """Note why the run stops, the first reason and the first signal."""
-        self.reason = self.reason or reason
+        if not self.leaves_work:
+            self.reason = reason  # that `take` stopped the source before is no reason for what is left
         self.signal = self.signal or signal
         self.leaves_work = True
 
@@ -118,11 +125,13 @@ class Shutdown:
                 carried.append(delivery)
             else:
                 run.endings.give_back(delivery)
-        caller.recall()
+        is_paid = self._spent is not None and caller.spec.budget is self._spent and run.state == "draining"
+        if not is_paid:
+            caller.recall()
         caller.dispatch.open()
         for delivery in carried:
             caller.dispatch.accept(delivery)
-        if caller.ahead is not None:
+        if caller.ahead is not None and not is_paid:
             caller.ahead.withdraw()
 
     def _give_up_stuck(self) -> None:

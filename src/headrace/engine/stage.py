@@ -23,6 +23,7 @@ from headrace.engine.lineage import Child, Ending, begin_family, count_sent, is_
 from headrace.engine.permits import Permits
 from headrace.engine.reorder import Reorder
 from headrace.engine.slot import Slot
+from headrace.engine.spending import spending_of
 from headrace.engine.texts import one_line, peek
 from headrace.engine.window import WEIGHTLESS, Level
 from headrace.errors import CallError, HeadraceError, Skip, TimedOut
@@ -74,7 +75,8 @@ class Caller:
             if spec.limits
             else Dispatch(loop, spec.concurrency, self.spawn)
         )
-        self.permits = Permits(run, spec.limits)
+        self.spending = spending_of(self)
+        self.permits = Permits(run, spec.limits, self.spending)
         self.ahead = ahead_of(self, lane)
 
     @property
@@ -172,7 +174,8 @@ class Caller:
         timed = self.spec.timeout is not None or self.spec.within is not None
         plain = self.spec.kind == "map" and self._reorder is None
         limited = bool(self.spec.limits)
-        careful = self.spec.within is not None or self.spec.effect == "once" or run.plan.levels > 1
+        settles = limited or self.spending is not None
+        careful = self.is_careful
         dispatch.wake_more()
         now = clock()
         while True:
@@ -233,7 +236,7 @@ class Caller:
                     if self._overran(slot, delivery, value):
                         return
                     continue
-                if limited:
+                if settles:
                     self.permits.settle(delivery, value)
                 run.now = now
                 if plain:
@@ -248,30 +251,50 @@ class Caller:
                 await asyncio.sleep(0)
                 now = clock()
 
+    @property
+    def is_careful(self) -> bool:
+        """Whether its calls need what `_prepare` does."""
+        spec = self.spec
+        return (
+            spec.within is not None
+            or spec.effect == "once"
+            or self.run.plan.levels > 1
+            or self.spending is not None
+        )
+
     async def _prepare(self, slot: Slot, delivery: Delivery, now: float) -> bool:
         """Do what only some stages need before a call; say whether the call is to be made at all."""
         if delivery.origin is not None and is_doomed(delivery):
-            self._not_called(slot, delivery)
+            self._not_called(slot, delivery, self.run.endings.drop)
             return False
         within = self.spec.within
         if within is not None and delivery.until is None:
             delivery.until = now + within
+        if self.spending is not None:
+            end = self.spending.reserve(delivery)
+            if end is not None:
+                self._not_called(slot, delivery, end)
+                return False
         if self.spec.effect == "once":
-            await self.run.intend(delivery, self.spec.name)
+            try:
+                await self.run.intend(delivery, self.spec.name)
+            except BaseException:
+                self.permits.cancel(delivery)  # it was stopped before it went out
+                raise
             if delivery.origin is not None and is_doomed(delivery):
                 self.run.forget_intent(delivery)
-                self._not_called(slot, delivery)
+                self._not_called(slot, delivery, self.run.endings.drop)
                 return False
             count_sent(delivery, 1)
         return True
 
-    def _not_called(self, slot: Slot, delivery: Delivery) -> None:
-        """End a delivery whose root has ended badly already, without the call."""
+    def _not_called(self, slot: Slot, delivery: Delivery, end: Callable[[Delivery], None]) -> None:
+        """End a delivery without the call: its root has ended badly already, or its stage's budget does not allow it."""
         self._call_over(slot)
         slot.calls -= 1
         delivery.tried -= 1
-        self.permits.release(delivery)
-        self.run.endings.drop(delivery)
+        self.permits.cancel(delivery)
+        end(delivery)
 
     # ------------------------------------------------------------------ how a call ends
 
