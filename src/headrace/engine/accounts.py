@@ -71,20 +71,23 @@ class Accounts:
             cause.count += 1
         elif len(self._causes) < MOST_CAUSES:
             self._causes[key] = FailureCause(ending.stage, type(error).__name__, one_line(error)[:200])
-        blown = self.fuse.blows(key, error, in_doubt=ending.in_doubt, others=self.done + self.skipped)
+        others = self.done + self.skipped
+        blown = self.fuse.blows(ending.stage, error, in_doubt=ending.in_doubt, others=others)
         if blown and not self.run.shutdown.is_stopping:
-            self.run.shutdown.drain(self._fuse_text(key, error))
+            self.run.shutdown.drain(self._fuse_text(ending.stage, error))
         elif self.run.options.on_failure == "stop":
             self.run.shutdown.cancel(f"an item failed and on_failure is stop: {one_line(error)[:200]}")
         elif self._cap is not None and self._cap.exceeded(self.failed, self.settled, self.taken):
+            if self.run.shutdown.is_stopping:
+                return  # asked again, it would cancel the running calls
             self.run.shutdown.drain(f"more failed than max_failures={self.run.options.max_failures!r} allows")
 
-    def _fuse_text(self, key: tuple[str, str, object], error: Exception) -> str:
-        stage, kind, _ = key
+    def _fuse_text(self, stage: str, error: Exception) -> str:
+        cause = f"{stage}: {type(error).__name__}: {one_line(error)[:200]}"
         again = ", and «headrace retry» takes those that failed" if self.run.job_state is not None else ""
         return (
-            f"the first {self.failed} items all failed in the same way, {stage}: {kind}: {one_line(error)[:200]}. "
-            f"Mend the cause and run the same again{again} (fuse=None lets a run go on)"
+            f"the first {self.failed} items all failed in the same way, {cause}. "
+            f"Mend the cause and run the same again{again} (with fuse=None, or --fuse 0, a run goes on)"
         )
 
     def tell_settled(self, root: Delivery, ending: Ending | None) -> None:

@@ -77,6 +77,8 @@ class Spending:
             self._waits = True
             self._budget.waiters.append(self)
         delivery.state = QUEUED
+        if not delivery.tried and not delivery.attempts:
+            delivery.began = 0.0  # its first call is yet to be admitted
         self._run.delays.watch(self._caller, delivery)
         dispatch.put_back((delivery,))
 

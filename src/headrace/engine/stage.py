@@ -267,14 +267,14 @@ class Caller:
         if delivery.origin is not None and is_doomed(delivery):
             self._not_called(slot, delivery, self.run.endings.drop)
             return False
-        within = self.spec.within
-        if within is not None and delivery.until is None:
-            delivery.until = now + within
         if self.spending is not None:
             end = self.spending.reserve(delivery)
             if end is not None:
                 self._not_called(slot, delivery, end)
                 return False
+        within = self.spec.within
+        if within is not None and delivery.until is None:
+            delivery.until = now + within
         if self.spec.effect == "once":
             try:
                 await self.run.intend(delivery, self.spec.name)

@@ -35,7 +35,7 @@ from headrace.policies.known_errors import (
 )
 from headrace.policies.retry_after import bounded_seconds, parse_http_date, parse_retry_after
 
-__all__ = ["Verdict", "classify", "is_a", "load_signal", "parse_retry_after", "transient"]
+__all__ = ["Verdict", "classify", "is_a", "load_signal", "parse_retry_after", "status_of", "transient"]
 
 T = TypeVar("T", bound=BaseException)
 
@@ -78,6 +78,12 @@ def load_signal(error: BaseException) -> Signal:
     """
     leaves = _leaves(error) if is_a(error, BaseExceptionGroup) else (error,)
     return "overload" if any(_is_overload(leaf) for leaf in leaves) else "ignore"
+
+
+def status_of(error: BaseException) -> int | None:
+    """Give the status of the answer that an exception tells of, its own or its response's, or None. Never raises."""
+    own = _peek(error, "status")
+    return own if type(own) is int else _status_of_answer(error)
 
 
 def _is_overload(error: BaseException) -> bool:

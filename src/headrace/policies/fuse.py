@@ -12,7 +12,7 @@ import math
 from typing import Final
 
 from headrace.errors import Disposition
-from headrace.policies.classify import classify
+from headrace.policies.classify import classify, status_of
 
 __all__ = ["FUSE_OF_JOBS", "Fuse"]
 
@@ -28,22 +28,21 @@ class Fuse:
     def __init__(self, items: int | None, *, disarmed: bool = False) -> None:
         self._items = None if disarmed else items
         self._failed = 0
-        self._kind: tuple[str, str, object] | None = None
+        self._kind: tuple[str, type[BaseException], int | None] | None = None
 
     @property
     def left(self) -> float:
         """After how many more failures of the same kind it blows; infinite where it cannot any more."""
         return math.inf if self._items is None else self._items - self._failed
 
-    def blows(
-        self, kind: tuple[str, str, object], error: BaseException, *, in_doubt: bool, others: int
-    ) -> bool:
-        """Count a failed item, and say whether the run is to stop.
+    def blows(self, stage: str, error: BaseException, *, in_doubt: bool, others: int) -> bool:
+        """Count an item that failed at `stage`, and say whether the run is to stop.
 
-        `kind` is the stage, the class of the error and the status; `others` is how many items ended otherwise so far.
+        `others` is how many items of the run ended otherwise so far. Never raises.
         """
         if self._items is None:
             return False
+        kind = (stage, type(error), status_of(error))
         self._failed += 1
         first = self._kind is None
         if others or in_doubt or not (first or kind == self._kind) or not _is_permanent(error):
