@@ -162,8 +162,7 @@ class ChunkCaller(Caller):
         return slot.ending is None
 
     async def _deal_with(self, slot: ChunkSlot, answers: Any) -> None:
-        chunk, plain, forward = slot.chunk, self._is_plain, self.forward
-        settles = bool(self.spec.limits) or self.spending is not None
+        chunk, settles, plain, forward = slot.chunk, self.settles, self._is_plain, self.forward
         if (
             plain and not settles and Raised not in set(map(type, answers))
         ):  # the common case, in half the time

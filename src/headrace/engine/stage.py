@@ -77,6 +77,13 @@ class Caller:
         )
         self.spending = spending_of(self)
         self.permits = Permits(run, spec.limits, self.spending)
+        self.settles = bool(spec.limits or self.spending)  # what a call took is to be settled when it is over
+        self.is_careful = (
+            spec.within is not None
+            or spec.effect == "once"
+            or run.plan.levels > 1
+            or self.spending is not None
+        )
         self.ahead = ahead_of(self, lane)
 
     @property
@@ -174,8 +181,7 @@ class Caller:
         timed = self.spec.timeout is not None or self.spec.within is not None
         plain = self.spec.kind == "map" and self._reorder is None
         limited = bool(self.spec.limits)
-        settles = limited or self.spending is not None
-        careful = self.is_careful
+        settles, careful = self.settles, self.is_careful
         dispatch.wake_more()
         now = clock()
         while True:
@@ -250,17 +256,6 @@ class Caller:
                     run.watch.start_late(self.whose)
                 await asyncio.sleep(0)
                 now = clock()
-
-    @property
-    def is_careful(self) -> bool:
-        """Whether its calls need what `_prepare` does."""
-        spec = self.spec
-        return (
-            spec.within is not None
-            or spec.effect == "once"
-            or self.run.plan.levels > 1
-            or self.spending is not None
-        )
 
     async def _prepare(self, slot: Slot, delivery: Delivery, now: float) -> bool:
         """Do what only some stages need before a call; say whether the call is to be made at all."""
