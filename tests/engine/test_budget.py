@@ -306,6 +306,59 @@ def test_other_stages_have_budgets_too(kind: str) -> None:
     assert report.exit_code == 3
 
 
+@pytest.mark.parametrize("then", ["map", "batch", "thread", "ordered"])
+def test_what_was_paid_goes_on_through_the_later_stages(then: str) -> None:
+    """The results of calls that a budget paid for are not thrown away when it is spent: they reach the end."""
+    stored: list[int] = []
+
+    async def store(value: Any) -> Any:
+        await asyncio.sleep(0.5)
+        stored.extend(value if isinstance(value, list) else [value])
+        return value
+
+    def store_in_thread(value: int) -> int:
+        stored.append(value)
+        return value
+
+    async def prepare(number: int) -> int:
+        prepared.append(number)
+        await asyncio.sleep(0.1)
+        return number
+
+    prepared: list[int] = []
+    budget = hr.Budget(calls=100)
+    flow = hr.Flow(range(1000)).map(prepare, concurrency=20).map(same, concurrency=9)
+    flow = flow.map(same, budget=budget, concurrency=30)
+    flow = {
+        "map": lambda: flow.map(store, concurrency=3),
+        "batch": lambda: flow.batch(7).map(store, concurrency=2),
+        "thread": lambda: flow.map(store_in_thread, concurrency=2),
+        "ordered": lambda: flow.map(store, concurrency=3, ordered=True),
+    }[then]()
+    report = run(lambda: flow.run(grace=60))
+    assert report.stages[1].attempts < len(prepared)  # what had not come to be paid was returned where it was
+    assert report.done == len(stored) == budget.statistics().calls == 100
+    assert report.balanced
+    assert report.exit_code == 3
+
+
+def test_children_of_a_paid_call_go_on(tmp_path: Path) -> None:
+    """A fan-out that was paid for is carried to the settlement of its item."""
+
+    async def pair(number: int) -> list[int]:
+        await asyncio.sleep(random.Random(number).random())
+        return [number, number]
+
+    async def row(number: int) -> dict[str, int]:
+        await asyncio.sleep(random.Random(number).random())
+        return {"n": number}
+
+    budget = hr.Budget(calls=50)
+    flow = hr.Flow(range(500)).flat_map(pair, budget=budget, concurrency=20).map(row, concurrency=5)
+    report = run(lambda: flow.into(hr.sqlite.table(tmp_path / "out.db")).run(grace=60))
+    assert report.done == budget.statistics().calls == 50
+
+
 def test_limits_and_a_budget_go_together() -> None:
     """A call that the budget refuses gives its permits back."""
     limit = hr.Limit(concurrency=3, by=lambda number: number % 2)

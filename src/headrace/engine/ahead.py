@@ -69,7 +69,11 @@ class Ahead:
         caller = self._caller
         for slot in tuple(caller.slots):
             delivery = slot.delivery
-            if delivery is None or caller.run.shutdown.carries_on(delivery) or not self._lane.withdraw(slot):
+            if (
+                delivery is None
+                or caller.run.shutdown.carries_on(delivery, caller)
+                or not self._lane.withdraw(slot)
+            ):
                 continue
             slot.calls -= 1  # there was none
             delivery.tried -= 1

@@ -204,7 +204,7 @@ class ChunkCaller(Caller):
             if self.spec.effect == "once" and delivery.sent:
                 count_sent(delivery, -1)
                 self.run.forget_intent(delivery)
-            if self.run.shutdown.carries_on(delivery):
+            if self.run.shutdown.carries_on(delivery, self):
                 delivery.state = QUEUED
                 self.run.delays.watch(self, delivery)
                 kept.append(delivery)

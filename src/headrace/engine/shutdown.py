@@ -3,7 +3,8 @@
     running ─► draining ─► cancelling ─► flushing ─► closed
 
 Rules:
-1. Draining lets running calls finish and takes no more; an item whose *once* call went out is carried to its settlement.
+1. Draining lets running calls finish and takes no more; an item whose *once* call went out is carried to its settlement, and
+   where a budget is spent, so is one that has left the stages of that budget.
 2. Cancelling ends the running calls; what was decided is still committed.
 3. Each phase has an end: the grace, then the patience with calls that do not end.
 """
@@ -89,10 +90,24 @@ class Shutdown:
         self.signal = self.signal or signal
         self.leaves_work = True
 
-    def carries_on(self, delivery: Delivery) -> bool:
-        """Whether a delivery may go on: while the run drains, only one of which a *once* call went out."""
-        run = self.run
-        return not self.is_stopping or (run.state == "draining" and is_sent(delivery))
+    def carries_on(
+        self, delivery: Delivery, at: Caller | Gatherer | None = None, *, called: bool = False
+    ) -> bool:
+        """Whether a delivery may go on: while the run drains, only one of which a *once* call went out.
+
+        Where the drain is for a budget that is spent, so may what is `at` a stage beyond the last one of that budget, or was
+        `called` by that one just now: it is paid.
+        """
+        if not self.is_stopping:
+            return True
+        return self.run.state == "draining" and (self._is_paid(at, called) or is_sent(delivery))
+
+    def _is_paid(self, at: Caller | Gatherer | None, called: bool) -> bool:
+        if self._spent is None or at is None:
+            return False
+        nodes = self.run.nodes
+        last = max(number for number, node in enumerate(nodes) if node.spec.budget is self._spent)
+        return nodes.index(at) >= last + (not called)
 
     def _stop_taking(self) -> None:
         run = self.run
@@ -109,7 +124,7 @@ class Shutdown:
                 for member in node.drain():
                     run.endings.give_back(member)
         for caller, delivery in run.delays.drain():
-            if self.carries_on(delivery):
+            if self.carries_on(delivery, caller):
                 caller.retry_due(delivery)
             else:
                 caller.waiting -= 1
@@ -121,7 +136,7 @@ class Shutdown:
         run = self.run
         carried = []
         for delivery in caller.dispatch.drain():
-            if self.carries_on(delivery):
+            if self.carries_on(delivery, caller):
                 carried.append(delivery)
             else:
                 run.endings.give_back(delivery)

@@ -68,7 +68,7 @@ class Spending:
 
     def _wait(self, delivery: Delivery) -> None:
         """Queue the delivery again, and let the stage take nothing until a reservation of its budget ends."""
-        if not self._run.shutdown.carries_on(delivery):
+        if not self._run.shutdown.carries_on(delivery, self._caller):
             self._run.endings.give_back(delivery)
             return
         dispatch = self._caller.dispatch

@@ -128,7 +128,7 @@ class Caller:
 
     def accept(self, delivery: Delivery) -> None:
         """Queue a delivery from the stage before, or from the source."""
-        if self.run.shutdown.is_stopping and not self.run.shutdown.carries_on(delivery):
+        if self.run.shutdown.is_stopping and not self.run.shutdown.carries_on(delivery, self):
             self.run.endings.give_back(delivery)
             return
         delivery.state = QUEUED
@@ -342,7 +342,7 @@ class Caller:
                     family.bad = self._too_many(below)
                     break
                 await window.wait_room(root, below)
-                if family.bad is not None or not run.shutdown.carries_on(parent):
+                if family.bad is not None or not run.shutdown.carries_on(parent, self, called=True):
                     break
                 child = Child(parent, index, value, below.sequence)
                 child.attempts = parent.attempts + parent.tried
