@@ -53,7 +53,8 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
                 "headrace.report.StageReport", "headrace.report.FailureCause", "headrace.report.HeldPlace",
                 "headrace.events.Statistics", "headrace.events.StageStatistics", "headrace.events.LoopHeld",
             ],
-            "Decisions": ["Retry", "transient", "Limit", "Adaptive", "headrace.policies.limits.LimitRefused",
+            "Decisions": ["Retry", "transient", "Budget", "headrace.policies.budget.BudgetRefused",
+                "headrace.policies.budget.BudgetStatistics", "Limit", "Adaptive", "headrace.policies.limits.LimitRefused",
                 "headrace.policies.limits.LimitStatistics", "headrace.policies.limits.KeyStatistics", "shared", "Processes"],
             "Advice on lanes": [
                 "advise", "headrace.advisor.advice.Advice", "headrace.policies.lane_verdict.CallCosts",
@@ -64,9 +65,9 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
                 "headrace.ports.DeadLetter",
             ],
             "Errors": [
-                "HeadraceError", "PlanError", "SourceError", "SinkError", "LedgerError", "LedgerBusy",
+                "HeadraceError", "PlanError", "SourceError", "SinkError", "LedgerError", "headrace.errors.LedgerBusy",
                 "headrace.errors.IdentityChanged", "CallError", "headrace.errors.Disposition", "TimedOut", "InDoubt",
-                "headrace.errors.WorkerDied", "ItemsFailed", "LaneError", "EngineError",
+                "headrace.errors.WorkerDied", "ItemsFailed", "LaneError", "headrace.errors.EngineError",
             ],
         },
     ),

@@ -102,6 +102,21 @@ async def runs() -> None:
             assert_type(outcome, hr.Outcome[User])
 
 
+async def budgets() -> None:
+    budget = hr.Budget(cost=5, estimate=len, actual=lambda user: 1.5, name="tokens")
+    got = await hr.map(get_user, [1], budget=budget, fuse=20)
+    assert_type(got, hr.Outcomes[User])
+    assert_type(hr.map_sync(parse, [User()], budget=hr.Budget(calls=10), fuse=None), hr.Outcomes[str])
+    flow = hr.Flow([1]).map(get_user, budget=budget).flat_map(get_friends, budget=budget).map(parse)
+    assert_type(flow, hr.Flow[str])
+    assert_type(await flow.run(fuse="auto"), hr.Report)
+    assert_type(budget.statistics().left, float | None)
+    hr.Budget(calls="10")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    hr.Budget(10)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    hr.Flow([1]).map(get_user, budget=10)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    await flow.run(fuse="off")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
 async def groups() -> None:
     async with hr.Group() as group:
         user = group.start(get_user, 7)

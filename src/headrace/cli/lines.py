@@ -44,7 +44,8 @@ def fetch_to_stdout(
     flow = request.flow(take)
 
     async def main() -> Report:
-        return await _write_all(flow.stream(window=request.window, within=within, progress=progress))
+        stream = flow.stream(window=request.window, within=within, fuse=request.fuse, progress=progress)
+        return await _write_all(stream)
 
     try:
         report = run_sync(main)

@@ -17,6 +17,7 @@ from headrace.cli.loading import UserCodeFailed, guarded, load_module, show_user
 from headrace.cli.options import (
     AcceptChanges,
     Fresh,
+    Fuse,
     MaxAge,
     MaxFailures,
     NoProgress,
@@ -27,8 +28,10 @@ from headrace.cli.options import (
     read_count,
     read_duration,
     read_failures,
+    read_fuse,
 )
 from headrace.errors import PlanError
+from headrace.policies.fuse import FUSE_OF_JOBS
 
 if TYPE_CHECKING:
     from headrace.flow.builder import Flow
@@ -45,6 +48,7 @@ def run(
     ] = None,
     within: Within = None,
     max_failures: MaxFailures = None,
+    fuse: Fuse = None,
     window: Window = None,
     fresh: Fresh = False,
     max_age: MaxAge = None,
@@ -58,6 +62,7 @@ def run(
     options: dict[str, Any] = {
         "within": problems.read("--within", within, read_duration),
         "max_failures": problems.read("--max-failures", max_failures, read_failures),
+        "fuse": problems.read("--fuse", fuse or str(FUSE_OF_JOBS), read_fuse) or None,
         "window": problems.read("--window", window, read_count),
         "max_age": problems.read("--max-age", max_age, read_duration),
         "fresh": fresh,

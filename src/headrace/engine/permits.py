@@ -3,6 +3,7 @@
 Rules:
 1. Each claim that was taken is released once, wherever its call ends: here, in another turn, or one day in its thread.
 2. What a call's end says of load is told with the release, and only where a limit learns from it.
+3. What the call took of a budget ends with its permits.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.aio.gate import Gate, wake_waiters
 from headrace.engine.slot import Held, Slot
+from headrace.engine.spending import Spending
 from headrace.errors import TimedOut
 from headrace.item import Delivery
 from headrace.policies import limits as admission
@@ -31,17 +33,28 @@ __all__ = ["Permits"]
 class Permits:
     """What a stage does with the claims of its deliveries once they are admitted."""
 
-    def __init__(self, run: Run, limits: Sequence[Limit]) -> None:
+    def __init__(self, run: Run, limits: Sequence[Limit], spending: Spending | None) -> None:
         self._run = run
+        self._spending = spending
         self._gate = Gate()
         self._learns = any(limit.learns for limit in limits)
         self._retries: RetryBudget | None = None  # of the stage, where no limit has keys
 
     def settle(self, delivery: Delivery, value: Any) -> None:
         """Correct what a call cost by its result, and give its permits back."""
+        if self._spending is not None:
+            self._spending.settle(delivery, value)
         if delivery.claims:
             admission.refund(delivery.claims, value)
         self.release(delivery, "success")
+
+    def cancel(self, delivery: Delivery) -> None:
+        """Give back all that an attempt took that certainly never started."""
+        if self._spending is not None:
+            self._spending.give_back(delivery)
+        claims, delivery.claims = delivery.claims, None
+        if claims:
+            wake_waiters(admission.cancel(claims))
 
     def signal_of(self, delivery: Delivery, error: Exception) -> Signal:
         """Say what a failed call tells of load; nothing where it was cut short by the end of its item's time."""
@@ -56,6 +69,8 @@ class Permits:
 
         Those of a call that still hangs in its thread go back when it returns.
         """
+        if self._spending is not None:
+            self._spending.keep(delivery)
         claims, delivery.claims = delivery.claims, None
         if not claims:
             return
@@ -71,6 +86,8 @@ class Permits:
 
     def keep(self, slot: Slot, delivery: Delivery, error: Exception | None) -> None:
         """Leave the permits to a call that will not end; what made it be given up may tell of load."""
+        if self._spending is not None:
+            self._spending.keep(delivery)
         claims, delivery.claims = delivery.claims, None
         slot.stuck = Held(claims)
         if claims and error is not None and self._learns:

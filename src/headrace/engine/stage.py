@@ -23,6 +23,7 @@ from headrace.engine.lineage import Child, Ending, begin_family, count_sent, is_
 from headrace.engine.permits import Permits
 from headrace.engine.reorder import Reorder
 from headrace.engine.slot import Slot
+from headrace.engine.spending import spending_of
 from headrace.engine.texts import one_line, peek
 from headrace.engine.window import WEIGHTLESS, Level
 from headrace.errors import CallError, HeadraceError, Skip, TimedOut
@@ -74,7 +75,15 @@ class Caller:
             if spec.limits
             else Dispatch(loop, spec.concurrency, self.spawn)
         )
-        self.permits = Permits(run, spec.limits)
+        self.spending = spending_of(self)
+        self.permits = Permits(run, spec.limits, self.spending)
+        self.settles = bool(spec.limits or self.spending)  # what a call took is to be settled when it is over
+        self.is_careful = (
+            spec.within is not None
+            or spec.effect == "once"
+            or run.plan.levels > 1
+            or self.spending is not None
+        )
         self.ahead = ahead_of(self, lane)
 
     @property
@@ -119,7 +128,7 @@ class Caller:
 
     def accept(self, delivery: Delivery) -> None:
         """Queue a delivery from the stage before, or from the source."""
-        if self.run.shutdown.is_stopping and not self.run.shutdown.carries_on(delivery):
+        if self.run.shutdown.is_stopping and not self.run.shutdown.carries_on(delivery, self):
             self.run.endings.give_back(delivery)
             return
         delivery.state = QUEUED
@@ -172,7 +181,7 @@ class Caller:
         timed = self.spec.timeout is not None or self.spec.within is not None
         plain = self.spec.kind == "map" and self._reorder is None
         limited = bool(self.spec.limits)
-        careful = self.spec.within is not None or self.spec.effect == "once" or run.plan.levels > 1
+        settles, careful = self.settles, self.is_careful
         dispatch.wake_more()
         now = clock()
         while True:
@@ -233,7 +242,7 @@ class Caller:
                     if self._overran(slot, delivery, value):
                         return
                     continue
-                if limited:
+                if settles:
                     self.permits.settle(delivery, value)
                 run.now = now
                 if plain:
@@ -251,27 +260,36 @@ class Caller:
     async def _prepare(self, slot: Slot, delivery: Delivery, now: float) -> bool:
         """Do what only some stages need before a call; say whether the call is to be made at all."""
         if delivery.origin is not None and is_doomed(delivery):
-            self._not_called(slot, delivery)
+            self._not_called(slot, delivery, self.run.endings.drop)
             return False
+        if self.spending is not None:
+            end = self.spending.reserve(delivery)
+            if end is not None:
+                self._not_called(slot, delivery, end)
+                return False
         within = self.spec.within
         if within is not None and delivery.until is None:
             delivery.until = now + within
         if self.spec.effect == "once":
-            await self.run.intend(delivery, self.spec.name)
+            try:
+                await self.run.intend(delivery, self.spec.name)
+            except BaseException:
+                self.permits.cancel(delivery)  # it was stopped before it went out
+                raise
             if delivery.origin is not None and is_doomed(delivery):
                 self.run.forget_intent(delivery)
-                self._not_called(slot, delivery)
+                self._not_called(slot, delivery, self.run.endings.drop)
                 return False
             count_sent(delivery, 1)
         return True
 
-    def _not_called(self, slot: Slot, delivery: Delivery) -> None:
-        """End a delivery whose root has ended badly already, without the call."""
+    def _not_called(self, slot: Slot, delivery: Delivery, end: Callable[[Delivery], None]) -> None:
+        """End a delivery without the call: its root has ended badly already, or its stage's budget does not allow it."""
         self._call_over(slot)
         slot.calls -= 1
         delivery.tried -= 1
-        self.permits.release(delivery)
-        self.run.endings.drop(delivery)
+        self.permits.cancel(delivery)
+        end(delivery)
 
     # ------------------------------------------------------------------ how a call ends
 
@@ -324,7 +342,7 @@ class Caller:
                     family.bad = self._too_many(below)
                     break
                 await window.wait_room(root, below)
-                if family.bad is not None or not run.shutdown.carries_on(parent):
+                if family.bad is not None or not run.shutdown.carries_on(parent, self, called=True):
                     break
                 child = Child(parent, index, value, below.sequence)
                 child.attempts = parent.attempts + parent.tried

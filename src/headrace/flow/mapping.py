@@ -14,6 +14,7 @@ from headrace.flow.job import Job, StopEvent
 from headrace.flow.main import run_sync, signals_to
 from headrace.item import Done, Failed, Outcome
 from headrace.plan import LaneName, Plan, Processes, RunOptions, known, make_stage
+from headrace.policies.budget import Budget
 from headrace.policies.deadlines import parse_duration
 from headrace.policies.limits import Limit
 from headrace.policies.retry import Retry
@@ -26,7 +27,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 #: The options of `map` that are the run's, not the stage's.
 RUN_OPTIONS = (
-    "out", "job", "window", "on_failure", "max_failures", "fresh", "max_age", "accept_changes", "stop", "progress", "grace",
+    "out", "job", "window", "on_failure", "max_failures", "fuse", "fresh", "max_age", "accept_changes", "stop", "progress",
+    "grace",
 )  # fmt: skip
 Items = Iterable[T] | AsyncIterable[T] | Source
 
@@ -45,11 +47,13 @@ async def map(
     retry: Retry | None = ...,
     effect: Effect | None = ...,
     uses: Mapping[str, Callable[[], Any]] | None = ...,
+    budget: Budget | None = ...,
     out: str | os.PathLike[str] | Sink | None = ...,
     job: str | None = ...,
     window: int | None = ...,
     on_failure: Literal["record", "stop"] = ...,
     max_failures: str | int | float | None = ...,
+    fuse: int | Literal["auto"] | None = ...,
     fresh: bool = ...,
     max_age: float | str | None = ...,
     accept_changes: bool = ...,
@@ -71,11 +75,13 @@ async def map(
     retry: Retry | None = ...,
     effect: Effect | None = ...,
     uses: Mapping[str, Callable[[], Any]] | None = ...,
+    budget: Budget | None = ...,
     out: str | os.PathLike[str] | Sink | None = ...,
     job: str | None = ...,
     window: int | None = ...,
     on_failure: Literal["record", "stop"] = ...,
     max_failures: str | int | float | None = ...,
+    fuse: int | Literal["auto"] | None = ...,
     fresh: bool = ...,
     max_age: float | str | None = ...,
     accept_changes: bool = ...,
@@ -112,11 +118,13 @@ def map_sync(
     retry: Retry | None = ...,
     effect: Effect | None = ...,
     uses: Mapping[str, Callable[[], Any]] | None = ...,
+    budget: Budget | None = ...,
     out: str | os.PathLike[str] | Sink | None = ...,
     job: str | None = ...,
     window: int | None = ...,
     on_failure: Literal["record", "stop"] = ...,
     max_failures: str | int | float | None = ...,
+    fuse: int | Literal["auto"] | None = ...,
     fresh: bool = ...,
     max_age: float | str | None = ...,
     accept_changes: bool = ...,
@@ -138,11 +146,13 @@ def map_sync(
     retry: Retry | None = ...,
     effect: Effect | None = ...,
     uses: Mapping[str, Callable[[], Any]] | None = ...,
+    budget: Budget | None = ...,
     out: str | os.PathLike[str] | Sink | None = ...,
     job: str | None = ...,
     window: int | None = ...,
     on_failure: Literal["record", "stop"] = ...,
     max_failures: str | int | float | None = ...,
+    fuse: int | Literal["auto"] | None = ...,
     fresh: bool = ...,
     max_age: float | str | None = ...,
     accept_changes: bool = ...,
@@ -179,6 +189,7 @@ class _Mapping:
         window: int | None = None,
         on_failure: Literal["record", "stop"] = "record",
         max_failures: str | int | float | None = None,
+        fuse: int | Literal["auto"] | None = "auto",
         fresh: bool = False,
         max_age: float | str | None = None,
         accept_changes: bool = False,
@@ -202,6 +213,7 @@ class _Mapping:
             window=window,
             on_failure=on_failure,
             max_failures=max_failures,
+            fuse=fuse,
             fresh=fresh,
             max_age=None if max_age is None else parse_duration(max_age, "max_age"),
             accept_changes=accept_changes,

@@ -35,7 +35,7 @@ from headrace.policies.known_errors import (
 from headrace.policies.retry_after import bounded_seconds, parse_http_date, parse_retry_after
 from headrace.policies.signals import Signal
 
-__all__ = ["Verdict", "classify", "is_a", "load_signal", "parse_retry_after", "transient"]
+__all__ = ["Verdict", "classify", "is_a", "load_signal", "parse_retry_after", "status_of", "transient"]
 
 T = TypeVar("T", bound=BaseException)
 
@@ -79,6 +79,12 @@ def load_signal(error: BaseException) -> Signal:
     """
     leaves = _leaves(error) if is_a(error, BaseExceptionGroup) else (error,)
     return max(map(_signal_of, leaves), key=_WEIGHT.__getitem__, default="ignore")
+
+
+def status_of(error: BaseException) -> int | None:
+    """Give the status of the answer that an exception tells of, its own or its response's, or None. Never raises."""
+    own = _peek(error, "status")
+    return own if type(own) is int else _status_of_answer(error)
 
 
 _WEIGHT: Final[Mapping[Signal, int]] = {
