@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 from headrace.errors import PlanError
 from headrace.policies.adaptive import Adaptive
 from headrace.policies.deadlines import FailureCap
+from headrace.policies.hedging import problems as hedge_problems
 from headrace.policies.limits import Limit
 from headrace.policies.retry import Retry
 from headrace.ports import (
@@ -127,6 +128,7 @@ class StageSpec:
     linger: float | None = None
     fanout: int = DEFAULT_FANOUT
     processes: Processes | None = None
+    hedge: float | None = None
 
     @property
     def calls(self) -> bool:
@@ -165,6 +167,7 @@ def make_stage(
     uses: Any = None,
     name: str | None = None,
     fanout: int = DEFAULT_FANOUT,
+    hedge: float | None = None,
 ) -> StageSpec:
     """Fill in a stage's defaults. Raises PlanError where `fn` or `uses` cannot be a stage's at all."""
     _check_callable(fn, kind)
@@ -197,6 +200,7 @@ def make_stage(
         columns=tuple(given.columns),
         fanout=fanout,
         processes=processes,
+        hedge=hedge,
     )
 
 
@@ -486,6 +490,10 @@ def _stage_problems(stage: StageSpec) -> list[str]:
     problems += [
         f"limits holds {_short(x)}: give hr.Limit objects" for x in stage.limits if not isinstance(x, Limit)
     ]
+    problems += hedge_problems(
+        stage.hedge, kind=stage.kind, effect=stage.effect, lane=stage.lane,
+        is_async=is_async(stage.fn), concurrency=stage.concurrency,
+    )  # fmt: skip
     return [where + problem for problem in problems]
 
 
@@ -525,6 +533,10 @@ def _describe(stage: StageSpec) -> list[str]:
         lines.append(f"  within   {stage.within:g} s in all, from its first admission")
     if stage.retry is not None:
         lines.append(f"  retry    {stage.retry!r}; a waiting item holds no place")
+    if stage.hedge is not None:
+        lines.append(
+            f"  hedge    a second copy of a call slower than 95 % of the others; at most {100 * stage.hedge:g} % more calls"
+        )
     if stage.ordered:
         lines.append("  ordered  leaves in the order in which it came")
     if stage.uses:
