@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HedgingCaller"]
 
+#: A look may come so much too early (seconds); it is not put off for that.
+TICK = 1e-5
 #: Why a call is cancelled: the other one was first.
 OUTRUN = "outrun"
 
@@ -98,6 +100,7 @@ class HedgingCaller(Caller):
         self.hedge = Hedge(spec.hedge)
         self._once: Callable[[Any], Awaitable[Any]]
         self._looks = DeadlineSweep(run.loop, self._races, self._look)
+        self._unknown: dict[Any, set[_Race]] = {}  # by key, until it is known what is slow there
         self._keyed = next((n for n, limit in enumerate(spec.limits) if limit.by is not None), None)
         # Nothing of one call is to be seen in another: copies, and what is done between calls, start from here.
         self._context = contextvars.copy_context()
@@ -150,11 +153,26 @@ class HedgingCaller(Caller):
         key = delivery.claims[self._keyed].state.key if self._keyed is not None else None
         race = slot.race = _Race(slot, delivery, key)
         slow_after = self.hedge.begin(key, slot.began)
-        if slow_after is not None:
-            at = race.deadline = slot.began + slow_after
-            if at < self._looks.at:
-                self._looks.arm(at)
+        if slow_after is None:
+            self._unknown.setdefault(key, set()).add(race)
+        else:
+            self._look_at(race, slot.began + slow_after)
         return race
+
+    def _look_at(self, race: _Race, at: float) -> None:
+        race.deadline = at
+        if at < self._looks.at:
+            self._looks.arm(at)
+
+    def _watch_first(self, key: Any, now: float) -> None:
+        """Watch the calls that began when nothing was known, once it is: of few items these may be all."""
+        unknown = self._unknown[key]
+        slow_after = self.hedge.slow_after(key, now) if self.hedge.known_with(key, len(unknown)) else None
+        if slow_after is not None:
+            for race in unknown:
+                self._look_at(race, max(now, race.slot.began + slow_after))
+        if not unknown or slow_after is not None:
+            del self._unknown[key]
 
     def _copy_counts(self, race: _Race) -> bool:
         """Whether the call ends with its copy's result: not where the loop ends, or where it was settled without."""
@@ -201,6 +219,9 @@ class HedgingCaller(Caller):
         if race.error is None:  # one that was cut short took that long at least
             now = self.run.clock()
             self.hedge.end(race.key, now - slot.began, now)
+        if race.key in self._unknown:
+            self._unknown[race.key].discard(race)
+            self._watch_first(race.key, self.run.clock())
 
     def _failure(self, delivery: Delivery, error: Exception) -> None:
         """Count a failed call that is not the one that counts, and do what its error asks of its limits."""
@@ -223,8 +244,12 @@ class HedgingCaller(Caller):
         race.deadline = None
         if race.slot.ending is not None or self.run.shutdown.is_stopping:
             return
-        if not self._start_copy(race):
-            race.deadline = race.slot.began + AGAIN * (now - race.slot.began)
+        ran = now - race.slot.began
+        slow_after = self.hedge.slow_after(race.key, now)  # by what is known by now
+        if slow_after is not None and slow_after > ran + TICK:
+            race.deadline = race.slot.began + slow_after
+        elif slow_after is None or not self._start_copy(race):
+            race.deadline = race.slot.began + AGAIN * ran
 
     def _start_copy(self, race: _Race) -> bool:
         run, delivery = self.run, race.delivery

@@ -160,6 +160,10 @@ class Hedge:
         """Count a call; say after how many seconds it will be slow, None where that is not known yet."""
         self.calls += 1
         self._allowed = min(self._allowed + self._share, float(BURST))
+        return self.slow_after(key, now)
+
+    def slow_after(self, key: Hashable, now: float) -> float | None:
+        """Say after how many seconds a call of this key is slow, None while that is not known."""
         known = self._keys.get(key)
         if known is None:
             return None
@@ -175,6 +179,14 @@ class Hedge:
                 del self._keys[next(iter(self._keys))]
         self._keys[key] = known  # at the end: the first is the one that was used longest ago
         known.add(seconds, now)
+
+    def known_with(self, key: Hashable, running: int) -> bool:
+        """Whether enough is known of this key although so many of its first calls still run.
+
+        Those that have ended are the quicker ones; what is slow among all can be told once few are left.
+        """
+        known = self._keys.get(key)
+        return known is not None and running <= (1.0 - QUANTILE) * (known.total + running)
 
     @property
     def may_copy(self) -> bool:
