@@ -151,7 +151,7 @@ class Dispatch:
         A woken worker does the same first: where calls wait, all are soon awake; where they return at once, the first
         few take everything, and a hundred are not woken for nothing.
         """
-        if self.has_ready:
+        if self.has_ready and self.is_open:  # a closed one would have them wake each other for ever
             for _ in range(min(2, len(self._idle) + self._spare)):
                 self._wake_one()
 
