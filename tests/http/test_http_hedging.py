@@ -34,7 +34,8 @@ def test_the_losers_connection_is_closed(run: Run, slower: int) -> None:
                 await both.wait()
                 if number == slower:
                     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-                    while not writer.transport.is_closing():  # writing to a closed connection ends it here, too
+                    # Writing to a connection that the other side has closed ends it here, too.
+                    while not writer.transport.is_closing():
                         writer.write(b".")
                         await asyncio.sleep(0.001)
                     closed.set()
