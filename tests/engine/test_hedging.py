@@ -345,11 +345,20 @@ def test_a_call_that_panics_while_it_loses_costs_its_item_only() -> None:
         finally:
             raise Panic
 
-    limit = hr.Limit(concurrency=80)
-    service = Service({("x", 1): panics})
-    got = service.map("x", limits=[limit])
+    service = Service({("x", 1): panics, ("y", 1): lambda: sleeps(1), ("z", 1): lambda: sleeps(1)})
+
+    async def items() -> AsyncIterator[str]:
+        async for item in service.items("x"):
+            yield item
+        await asyncio.sleep(10)
+        yield "y"
+        yield "z"
+
+    limit = hr.Limit(concurrency=2)
+    got = run(lambda: hr.map(service.call, items(), concurrency=2, effect="safe", hedge=0.1, limits=[limit]))
     assert "Panic" in str(got.failed[0].error)
     assert limit.statistics().running == 0
+    assert service.when("y", 1, "began") == service.when("z", 1, "began")
 
 
 def test_what_a_losing_call_raises_counts_for_nothing() -> None:
@@ -726,6 +735,43 @@ def test_whatever_is_cancelled_whenever_permits_are_conserved() -> None:
 
     for times in (1, 2):
         assert cancel_everywhere(job, check, times=times) > 40
+
+
+@pytest.mark.parametrize("after", [0.05, 0.15, 0.25, 0.31, 0.5, 1.5, 2.5])
+def test_a_loop_that_ends_takes_a_race_with_it(after: float) -> None:
+    """All tasks are cancelled by the loop's owner, at any stage of a race: nothing hangs, permits are back."""
+
+    async def cleans_up() -> None:
+        try:
+            await asyncio.sleep(50)
+        finally:
+            await asyncio.sleep(2)
+
+    service = Service(
+        {
+            ("x", 1): cleans_up,
+            ("x", 2): lambda: sleeps(0.2),
+            ("y", 1): lambda: fails(0.2, OSError("own")),
+            ("y", 2): lambda: sleeps(1),
+            ("z", 1): lambda: sleeps(0.2),
+            ("z", 2): cleans_up,
+        }
+    )
+    limit = hr.Limit(concurrency=80)
+    tasks: list[asyncio.Task[Any]] = []
+
+    async def main() -> None:
+        items = service.items("x", "y", "z")
+        mapping = hr.map(
+            service.call, items, concurrency=80, effect="safe", hedge=0.5, limits=[limit], timeout=9
+        )
+        tasks.append(asyncio.get_running_loop().create_task(mapping))
+        await asyncio.sleep(100 + after)
+
+    run(main)
+    assert tasks[0].done()
+    assert service.running == 0
+    assert (limit.statistics().running, limit.statistics().waiting) == (0, 0)
 
 
 # ---------------------------------------------------------------------------------------------- what a call sees
