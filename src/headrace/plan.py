@@ -25,6 +25,7 @@ from headrace.policies.breaker import Breaker
 from headrace.policies.budget import Budget
 from headrace.policies.deadlines import FailureCap
 from headrace.policies.fuse import FUSE_OF_JOBS
+from headrace.policies.hedging import problems as hedge_problems
 from headrace.policies.limits import Limit
 from headrace.policies.retry import Retry
 from headrace.ports import (
@@ -131,6 +132,7 @@ class StageSpec:
     fanout: int = DEFAULT_FANOUT
     processes: Processes | None = None
     budget: Budget | None = None
+    hedge: float | None = None
 
     @property
     def calls(self) -> bool:
@@ -171,6 +173,7 @@ def make_stage(
     name: str | None = None,
     fanout: int = DEFAULT_FANOUT,
     breaker: Breaker | None = None,
+    hedge: float | None = None,
 ) -> StageSpec:
     """Fill in a stage's defaults. Raises PlanError where `fn` or `uses` cannot be a stage's at all."""
     _check_callable(fn, kind)
@@ -209,6 +212,7 @@ def make_stage(
         fanout=fanout,
         processes=processes,
         budget=budget,
+        hedge=hedge,
     )
 
 
@@ -515,6 +519,10 @@ def _stage_problems(stage: StageSpec) -> list[str]:
     problems += [
         f"limits holds {_short(x)}: give hr.Limit objects" for x in stage.limits if not isinstance(x, Limit)
     ]
+    problems += hedge_problems(
+        stage.hedge, kind=stage.kind, effect=stage.effect, lane=stage.lane,
+        is_async=is_async(stage.fn), concurrency=stage.concurrency,
+    )  # fmt: skip
     return [where + problem for problem in problems]
 
 
@@ -556,6 +564,10 @@ def _describe(stage: StageSpec) -> list[str]:
         lines.append(f"  within   {stage.within:g} s in all, from its first admission")
     if stage.retry is not None:
         lines.append(f"  retry    {stage.retry!r}; a waiting item holds no place")
+    if stage.hedge is not None:
+        lines.append(
+            f"  hedge    a second copy of a call slower than 95 % of the others; at most {100 * stage.hedge:g} % more calls"
+        )
     if stage.ordered:
         lines.append("  ordered  leaves in the order in which it came")
     if stage.uses:

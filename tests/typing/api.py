@@ -49,6 +49,8 @@ async def maps() -> None:
     assert_type(got.failed, list[hr.Failed[User]])
     assert_type(got[0], hr.Outcome[User])
     assert_type(got.report, hr.Report)
+    assert_type(got.report.stages[0].copies, int)
+    assert_type((await hr.map(get_user, [1], effect="safe", hedge=0.05)).values, list[User])
     for outcome in got:
         assert_type(outcome, hr.Outcome[User])
     in_threads = await hr.map(parse, [User()], lane="thread")
@@ -57,6 +59,7 @@ async def maps() -> None:
 
 def maps_in_scripts() -> None:
     assert_type(hr.map_sync(get_user, [1, 2], out="users.db"), hr.Outcomes[User])
+    assert_type(hr.map_sync(get_user, [1, 2], effect="safe", hedge=0.05), hr.Outcomes[User])
     assert_type(hr.map_sync(parse, [User()], concurrency=4), hr.Outcomes[str])
 
 
@@ -78,6 +81,7 @@ def flows() -> None:
     assert_type(numbers, hr.Flow[int])
     users = numbers.map(get_user, concurrency=10, rate="5/s", effect="safe")
     assert_type(users, hr.Flow[User])
+    assert_type(numbers.map(get_user, effect="safe", hedge=0.05), hr.Flow[User])
     texts = users.map(parse)
     assert_type(texts, hr.Flow[str])
     assert_type(users.flat_map(get_friends), hr.Flow[User])
@@ -152,4 +156,5 @@ def options_are_checked() -> None:
     hr.Adaptive("1", 16)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     hr.Limit(5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     hr.Flow([1]).map(get_user, concurency=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    hr.Flow([1]).map(get_user, hedge="5%")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     hr.Flow([1]).map(get_user, effect="twice")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]

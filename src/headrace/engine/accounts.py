@@ -174,6 +174,8 @@ class Accounts:
             failures=caller.failures,
             busy=caller.busy,
             abandoned=caller.lane.abandoned + caller.given_up,
+            copies=caller.hedge.copies if caller.hedge is not None else 0,
+            copies_won=caller.hedge.won if caller.hedge is not None else 0,
         )
 
     def _busiest_keys(self, most: int = 8) -> list[Mapping[str, Any]]:
@@ -220,6 +222,8 @@ class Accounts:
                     c.lane.abandoned + c.given_up,
                     None if c.choice is None else c.choice.reason,
                     advice_on_threads(getattr(c.lane, "computed", 0.0), elapsed, cores()),
+                    c.hedge.copies if c.hedge is not None else 0,
+                    c.hedge.won if c.hedge is not None else 0,
                 )
                 for c in run.callers
             ],

@@ -32,6 +32,7 @@ from headrace.engine.delays import Delays
 from headrace.engine.endings import Endings
 from headrace.engine.exits import Exit
 from headrace.engine.fanout import collecting
+from headrace.engine.hedging import HedgingCaller
 from headrace.engine.intake import Intake
 from headrace.engine.lineage import Ending, count_sent
 from headrace.engine.resources import open_resource
@@ -149,7 +150,8 @@ class Run:
                 elif isinstance(lane, ChunkLane):
                     self.nodes.append(ChunkCaller(self, spec, lane, level, below))
                 else:
-                    self.nodes.append(Caller(self, spec, lane, level, below))
+                    kind = Caller if spec.hedge is None else HedgingCaller
+                    self.nodes.append(kind(self, spec, lane, level, below))
             level = below
         for node, following in zip(self.nodes, self.nodes[1:], strict=False):
             node.forward = self._carrier(following) if isinstance(node, Caller) else following.accept
@@ -266,6 +268,7 @@ class Run:
         self.sweep.stop()
         self.delays.drain()
         for caller in self.callers:
+            await caller.close()
             caller.ended = True
             caller.dispatch.wake_all()
         await self.exit.close()

@@ -29,6 +29,7 @@ from headrace.engine.window import WEIGHTLESS, Level
 from headrace.errors import CallError, HeadraceError, Skip, TimedOut
 from headrace.item import QUEUED, RUNNING, WAITING, Delivery
 from headrace.plan import StageSpec, where_is
+from headrace.policies.hedging import Hedge
 from headrace.policies.holds import Place
 from headrace.policies.retry import decide
 from headrace.ports import ChunkLane, Lane, LaneChoice, current_call
@@ -46,6 +47,8 @@ BREATH = 0.005
 
 class Caller:
     """A stage that calls a function: map, flat_map or filter."""
+
+    hedge: Hedge | None = None  # where slow calls get a copy
 
     def __init__(self, run: Run, spec: StageSpec, lane: Lane | ChunkLane, level: Level, below: Level) -> None:
         self.run = run
@@ -509,6 +512,9 @@ class Caller:
 
     def recall(self) -> None:
         """Take back what a lane was given and has not begun: nothing, where it is given one call at a time."""
+
+    async def close(self) -> None:
+        """Wait for what may still end although all items are settled: nothing, where each has one call."""
 
     def give_up(self, slot: Slot, error: Exception | None) -> None:
         """Go on without a call that will not end: settle its item, and start a worker in its place."""

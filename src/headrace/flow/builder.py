@@ -84,6 +84,7 @@ class Flow(Generic[T]):
         within: float | None = ...,
         retry: Retry | None = ...,
         effect: Effect | None = ...,
+        hedge: float | None = ...,
         uses: Uses = ...,
         budget: Budget | None = ...,
         name: str | None = ...,
@@ -102,6 +103,7 @@ class Flow(Generic[T]):
         within: float | None = ...,
         retry: Retry | None = ...,
         effect: Effect | None = ...,
+        hedge: float | None = ...,
         uses: Uses = ...,
         budget: Budget | None = ...,
         name: str | None = ...,
@@ -114,9 +116,11 @@ class Flow(Generic[T]):
         processes as there are cores. `rate` ("500/s") and `limits` hold starts back. `ordered`: leave in the order of the
         source. `timeout`: seconds for one attempt, `within`: for all of them and the waiting between. `retry`: which
         failures are repeated; none unless given. `effect`: what a repeated call would do: "safe", "idempotent" (the
-        default) or "once", which is never repeated when its end is unknown. `uses`: factories of what `fn` takes by
-        keyword, opened once a run (in threads: once a thread; in processes: once a child). `budget`: what may be spent in
-        all (`hr.Budget`); when it is, the run drains, and the rest is returned.
+        default) or "once", which is never repeated when its end is unknown. `hedge`: so many more calls, as a share
+        (0.05), may be spent on second copies of safe calls that are slower than 95 % of the others; the first result
+        counts, and the other call is cancelled. `uses`: factories of what `fn` takes by keyword, opened once a run (in
+        threads: once a thread; in processes: once a child). `budget`: what may be spent in all (`hr.Budget`); when it is,
+        the run drains, and the rest is returned. `breaker`: calls pause where nearly all fail (`hr.Breaker`).
 
         A call that raises fails its item, and the run goes on.
         """
