@@ -36,6 +36,9 @@ TELL_AFTER = 0.003
 #: The characters of a traceback that are sent, and the frames of each exception in it.
 MOST_TRACE = 8192
 MOST_FRAMES = 64
+#: Memory of this size is taken from the system and given back for once. By that glibc learns to keep what is freed, where it
+#: would fetch the same pages anew for the values of each chunk, which takes as long as their whole way.
+LESSON = 8 << 20
 #: The exit codes of a child that ends by itself because it can go on no more.
 LOST = 71  # its socket is gone
 
@@ -470,6 +473,7 @@ def main() -> None:
     _die_with(parent)
     with contextlib.suppress(OSError):
         os.nice(niceness)
+    bytes(LESSON)
     Child(socket, control, memory).live(stderr)
 
 

@@ -287,7 +287,9 @@ class Place:
             child = self._child = self._lane.start_child(self)
             self._calls = 0
         words = child.words
-        words[wire.STARTED] = words[wire.DONE] = words[wire.STOP] = words[wire.LOADING] = words[wire.TAKEN] = 0
+        words[wire.STARTED] = words[wire.DONE] = words[wire.STOP] = words[wire.LOADING] = words[
+            wire.TAKEN
+        ] = 0
         words[wire.BYTES] = self._read_to = wire.AREA
         parts: list[Any] | None = None
         if not singly:
@@ -332,8 +334,7 @@ class Place:
         if kind == wire.READY or not self._is_running:
             return
         if kind == wire.UNREADABLE:
-            self._lane.singly = True
-            self._send(singly=True)
+            self._unreadable()
             return
         if kind == wire.RECALLED:
             self.length = max(number, self.answered)
@@ -364,6 +365,20 @@ class Place:
                 self.leave()
         if self._answers:
             self._wake()
+
+    def _unreadable(self) -> None:
+        """Send the values again, each pickled for itself; and where there is no memory for these, one at a time."""
+        if not self._is_single:
+            self._lane.singly = True
+            self._send(singly=True)
+            return
+        self._lane.took(0, 0.0, 0)
+        if self.length == 1:
+            error = CallError(
+                "the item cannot be loaded in the child process: it has no memory for it. Raise memory= of hr.Processes"
+            )
+            self._answer(Raised(error))
+        self._over()
 
     def _collect(self, child: Supervised, end: int) -> None:
         """Read the results in shared memory, up to offset `end`."""

@@ -116,7 +116,7 @@ class Supervised:
             self._writable()
 
     def send_values(self, kind: int, parts: Sequence[Any], length: int) -> None:
-        """Write a frame of pickled values: by the store, where they are large and it has place. The chunk before must be over."""
+        """Write a frame of values, by the store where they are large. The chunk before must be over."""
         if length >= store.LEAST and self.store.put(parts):
             self.send(kind, length)
         else:

@@ -7,8 +7,8 @@ Rules:
 1. A result is in shared memory, or whole in the socket, before the next call begins: a death takes no finished call along.
 2. Results follow each other as parts of one pickled list, so that the parent reads a thousand of them in one step. What a
    part of a list cannot hold safely (it may fail to load, or refer to itself) is a pickle of its own, carried as bytes.
-3. What is large goes by the store, the shared file behind the small results (`store.py`), or whole by the socket where the store
-   cannot take it: the values of a chunk, and then, when these are loaded, results.
+3. What is large goes by the store, the shared file behind the small results (`store.py`): the values of a chunk, then, when
+   these are loaded, results. Where the store cannot take it, it goes whole by the socket.
 4. This file is read by the child as it starts: it imports nothing that takes time.
 """
 
