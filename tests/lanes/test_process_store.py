@@ -22,7 +22,7 @@ from headrace.lanes import store, wire
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="there is no such file here")
 
 MEGABYTE = 1 << 20
-NEAR = [0, 1, 1 << 16, wire.RECORD_MOST, store.LEAST, MEGABYTE, store.KEEP]
+NEAR = [0, 1, 1 << 16, wire.RECORD_MOST, store.LEAST, MEGABYTE]
 
 
 def near(sizes: list[int]) -> st.SearchStrategy[int]:
@@ -46,7 +46,7 @@ class Own:
     __hash__ = None  # type: ignore[assignment]
 
 
-@given(st.lists(near(NEAR[:-1]), max_size=6), st.integers(0, 3 * MEGABYTE))
+@given(st.lists(near(NEAR), max_size=6), st.integers(0, 3 * MEGABYTE))
 @settings(max_examples=60)
 def test_what_is_put_is_what_is_loaded(sizes: list[int], at: int) -> None:
     """Bytes, bytearrays, texts and buffers of every size, nested and shared, at any offset, over what was there."""
