@@ -54,7 +54,7 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
                 "headrace.events.Statistics", "headrace.events.StageStatistics", "headrace.events.LoopHeld",
             ],
             "Decisions": ["Retry", "transient", "Budget", "headrace.policies.budget.BudgetRefused",
-                "headrace.policies.budget.BudgetStatistics", "Limit", "Adaptive", "headrace.policies.limits.LimitRefused",
+                "headrace.policies.budget.BudgetStatistics", "Limit", "Adaptive", "Breaker", "headrace.policies.limits.LimitRefused",
                 "headrace.policies.limits.LimitStatistics", "headrace.policies.limits.KeyStatistics", "shared", "Processes"],
             "Advice on lanes": [
                 "advise", "headrace.advisor.advice.Advice", "headrace.policies.lane_verdict.CallCosts",

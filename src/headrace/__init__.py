@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from headrace.item import Done, Failed, Outcome, Parked, Returned, Skipped
     from headrace.plan import Processes
     from headrace.policies.adaptive import Adaptive
+    from headrace.policies.breaker import Breaker
     from headrace.policies.budget import Budget
     from headrace.policies.classify import transient
     from headrace.policies.limits import Limit
@@ -52,6 +53,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Adaptive",
+    "Breaker",
     "Budget",
     "CallError",
     "Done",
@@ -116,6 +118,7 @@ _HOMES = {
     **dict.fromkeys(("Outcomes", "Report"), "report"),
     **dict.fromkeys(("map", "map_sync"), "flow.mapping"),
     "Adaptive": "policies.adaptive",
+    "Breaker": "policies.breaker",
     "Budget": "policies.budget",
     "Flow": "flow.builder",
     "Group": "flow.group",

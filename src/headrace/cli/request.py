@@ -56,6 +56,8 @@ _REFERENCE = re.compile(r"(\{env:[A-Za-z_][A-Za-z0-9_]*\})")
 _USERINFO = re.compile(r"//[^/?#\s]*@")
 _NOT_YET = {".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"}
 VERSION = 1
+#: Repetitions are at most this share of the requests to a host.
+RETRIES = 0.2
 
 
 @dataclasses.dataclass(slots=True)
@@ -142,6 +144,7 @@ class FetchRequest:
         """Put source and stage together; the sink comes after it."""
         from headrace.flow.builder import Flow
         from headrace.http.url import host
+        from headrace.policies.breaker import Breaker
         from headrace.policies.budget import Budget
         from headrace.policies.limits import Limit
         from headrace.policies.retry import Retry
@@ -150,7 +153,8 @@ class FetchRequest:
         if take is not None:
             flow = flow.take(take)
         templated = any(_REFERENCE.search(url) for url in self.urls)
-        limits = [Limit(by=self.fetch.host if templated else host, concurrency=self.per_host, name="host")]
+        by = self.fetch.host if templated else host
+        limits = [Limit(by=by, concurrency=self.per_host, breaker=Breaker(), name="host")]
         if self.rate is not None:
             limits.append(Limit(rate=self.rate, name="rate"))
         budget = None if self.max_calls is None else Budget(calls=self.max_calls, name="--max-calls")
@@ -158,7 +162,7 @@ class FetchRequest:
             self.fetch,
             concurrency=self.concurrency,
             limits=limits,
-            retry=Retry(attempts=self.attempts),
+            retry=Retry(attempts=self.attempts, budget=RETRIES),
             budget=budget,
         )
 

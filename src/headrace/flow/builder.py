@@ -26,6 +26,7 @@ from headrace.plan import (
     known,
     make_stage,
 )
+from headrace.policies.breaker import Breaker
 from headrace.policies.budget import Budget
 from headrace.policies.deadlines import parse_duration
 from headrace.policies.limits import Limit
@@ -87,6 +88,7 @@ class Flow(Generic[T]):
         hedge: float | None = ...,
         uses: Uses = ...,
         budget: Budget | None = ...,
+        breaker: Breaker | None = ...,
         name: str | None = ...,
     ) -> Flow[R]: ...
     @overload
@@ -106,6 +108,7 @@ class Flow(Generic[T]):
         hedge: float | None = ...,
         uses: Uses = ...,
         budget: Budget | None = ...,
+        breaker: Breaker | None = ...,
         name: str | None = ...,
     ) -> Flow[R]: ...
     def map(self, fn: Callable[..., Any], **options: Any) -> Flow[Any]:
@@ -141,6 +144,7 @@ class Flow(Generic[T]):
         effect: Effect | None = None,
         uses: Uses = None,
         budget: Budget | None = None,
+        breaker: Breaker | None = None,
         name: str | None = None,
         fanout: int = DEFAULT_FANOUT,
     ) -> Flow[R]:
@@ -152,8 +156,8 @@ class Flow(Generic[T]):
         return self._with(
             make_stage(
                 "flat_map", fn, lane=lane, concurrency=concurrency, rate=rate, limits=limits, ordered=ordered,
-                timeout=timeout, within=within, retry=retry, effect=effect, uses=uses, budget=budget, name=name,
-                fanout=fanout,
+                timeout=timeout, within=within, retry=retry, effect=effect, uses=uses, budget=budget, breaker=breaker,
+                name=name, fanout=fanout,
             )
         )  # fmt: skip
 

@@ -14,6 +14,7 @@ from headrace.flow.job import Job, StopEvent
 from headrace.flow.main import run_sync, signals_to
 from headrace.item import Done, Failed, Outcome
 from headrace.plan import LaneName, Plan, Processes, RunOptions, known, make_stage
+from headrace.policies.breaker import Breaker
 from headrace.policies.budget import Budget
 from headrace.policies.deadlines import parse_duration
 from headrace.policies.limits import Limit
@@ -49,6 +50,7 @@ async def map(
     hedge: float | None = ...,
     uses: Mapping[str, Callable[[], Any]] | None = ...,
     budget: Budget | None = ...,
+    breaker: Breaker | None = ...,
     out: str | os.PathLike[str] | Sink | None = ...,
     job: str | None = ...,
     window: int | None = ...,
@@ -78,6 +80,7 @@ async def map(
     hedge: float | None = ...,
     uses: Mapping[str, Callable[[], Any]] | None = ...,
     budget: Budget | None = ...,
+    breaker: Breaker | None = ...,
     out: str | os.PathLike[str] | Sink | None = ...,
     job: str | None = ...,
     window: int | None = ...,
@@ -122,6 +125,7 @@ def map_sync(
     hedge: float | None = ...,
     uses: Mapping[str, Callable[[], Any]] | None = ...,
     budget: Budget | None = ...,
+    breaker: Breaker | None = ...,
     out: str | os.PathLike[str] | Sink | None = ...,
     job: str | None = ...,
     window: int | None = ...,
@@ -151,6 +155,7 @@ def map_sync(
     hedge: float | None = ...,
     uses: Mapping[str, Callable[[], Any]] | None = ...,
     budget: Budget | None = ...,
+    breaker: Breaker | None = ...,
     out: str | os.PathLike[str] | Sink | None = ...,
     job: str | None = ...,
     window: int | None = ...,
