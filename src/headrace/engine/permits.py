@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from headrace.aio.gate import Gate, wake_waiters
+from headrace.aio.strain import Strain
 from headrace.engine.slot import Held, Slot
 from headrace.engine.spending import Spending
 from headrace.errors import TimedOut
@@ -38,6 +39,7 @@ class Permits:
         self._spending = spending
         self._gate = Gate()
         self._learns = any(limit.learns for limit in limits)
+        self._strain = Strain(run.loop) if any(limit.is_adaptive for limit in limits) else None
         self._retries: RetryBudget | None = None  # of the stage, where no limit has keys
 
     def settle(self, delivery: Delivery, value: Any) -> None:
@@ -95,12 +97,11 @@ class Permits:
 
     def _learn(self, claims: Sequence[Claim], signal: Signal) -> None:
         """Tell the keys how a call ended, and those who listen which of them pause by that."""
-        run = self._run
-        for state in admission.learn(claims, signal, run.clock(), run.rng):
+        run, now = self._run, self._run.clock()
+        may_grow = self._strain is None or not self._strain.is_on(now)
+        for state in admission.learn(claims, signal, now, run.rng, may_grow=may_grow):
             assert state.circuit is not None
-            run.delays.tell_held(
-                state, state.circuit.open_until - run.clock(), "nearly all calls fail", run.bus
-            )
+            run.delays.tell_held(state, state.circuit.open_until - now, "nearly all calls fail", run.bus)
 
     def wait_of_budget(self, delivery: Delivery, retry: Retry, calls: int) -> float:
         """Give the seconds that a repetition is to wait so that its key's repetitions stay within their share.

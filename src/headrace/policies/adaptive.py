@@ -133,8 +133,13 @@ class Aimd:
         """Say whether no call has ended here lately, so that this may begin anew."""
         return not 0.0 <= now - self._at < KEPT
 
-    def learn(self, signal: Signal, began: float, now: float, inflight: int) -> None:
-        """Take in how a call ended that began at `began`; `inflight` are the calls at once, this one included."""
+    def learn(
+        self, signal: Signal, began: float, now: float, inflight: int, *, may_grow: bool = True
+    ) -> None:
+        """Take in how a call ended that began at `began`; `inflight` are the calls at once, this one included.
+
+        `may_grow=False` says that this program itself is at its limits.
+        """
         if signal == "ignore" or signal == "fault":
             return
         if now < self._at - 1.0:
@@ -147,7 +152,12 @@ class Aimd:
         if signal == "success":
             self._measure(now - began, now)
             self._calm += 1
-            if began > self._decreased_at and 2 * self._peak >= int(self.level) and not self.is_slow:
+            if (
+                may_grow
+                and began > self._decreased_at
+                and 2 * self._peak >= int(self.level)
+                and not self.is_slow
+            ):
                 self._grow(began, now)
         elif began > self._decreased_at:
             self._decrease(now)

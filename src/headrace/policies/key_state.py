@@ -94,12 +94,14 @@ class KeyState:
             wait = max(wait, self.gcra.wait(now, cost))
         return wait if self.paced is None else max(wait, self.paced.wait(now))
 
-    def learn(self, signal: Signal, began: float, now: float, rng: Random | None = None) -> bool:
+    def learn(
+        self, signal: Signal, began: float, now: float, rng: Random | None = None, *, may_grow: bool = True
+    ) -> bool:
         """Take in how a call ended that began at `began`; say whether the breaker has opened by that."""
         adaptive = self.adaptive
         if adaptive is not None:
             was_lowest = adaptive.is_lowest
-            adaptive.learn(signal, began, now, self.inflight)
+            adaptive.learn(signal, began, now, self.inflight, may_grow=may_grow)
             self._learn_rate(signal, began, now, was_lowest)
         opened = False
         if self.circuit is not None:

@@ -399,12 +399,24 @@ def blocked(claims: Sequence[Claim], now: float) -> KeyState | None:
     return None
 
 
-def learn(claims: Sequence[Claim], signal: Signal, now: float, rng: Random | None = None) -> list[KeyState]:
-    """Tell these keys how the call ended; give those whose breaker has opened by that. Its permits stay taken."""
+def learn(
+    claims: Sequence[Claim],
+    signal: Signal,
+    now: float,
+    rng: Random | None = None,
+    *,
+    may_grow: bool = True,
+) -> list[KeyState]:
+    """Tell these keys how the call ended; give those whose breaker has opened by that. Its permits stay taken.
+
+    `may_grow=False` keeps levels from growing: this program itself is at its limits.
+    """
     return [
         each.state
         for each in claims
-        if each.taken and each.state.learns and each.state.learn(signal, each.began, now, rng)
+        if each.taken
+        and each.state.learns
+        and each.state.learn(signal, each.began, now, rng, may_grow=may_grow)
     ]
 
 
