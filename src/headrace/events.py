@@ -167,7 +167,7 @@ class Statistics:
     stages: Sequence[StageStatistics] = ()
     keys: Sequence[
         Mapping[str, Any]
-    ] = ()  #: the busiest keys of keyed limits: limit, key, running, held, level
+    ] = ()  #: the busiest keys of keyed limits: limit, key, running, held, level, rate, open
     source_ended: bool = False
 
 

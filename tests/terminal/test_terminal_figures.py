@@ -109,6 +109,8 @@ def test_the_busiest_hosts_are_named():
     for key, level in zip(keys, (None, 12, 1), strict=True):
         key["level"] = level
     assert "  busiest: b 8 of 12 · a 2" in figures(started(), sample(1, 5, keys=keys)).screen(80)
+    keys = [{**key, "rate": 190.04 if key["key"] == "b" else None} for key in keys]
+    assert "  busiest: b 8 of 12 at 190/s · a 2" in figures(started(), sample(1, 5, keys=keys)).screen(80)
 
 
 def test_a_stop_explains_what_goes_on():

@@ -190,6 +190,8 @@ class Accounts:
                 "running": key.running,
                 "held": max(0.0, key.held_until - now) if math.isfinite(key.held_until) else 0.0,
                 "level": key.level,
+                "rate": key.found_rate,
+                "open": key.is_open,
             }
             for limit in limits
             for key in limit.busiest(most)

@@ -83,6 +83,11 @@ class KeyState:
         return self.capacity - self.inflight
 
     @property
+    def is_open(self) -> bool:
+        """Whether its breaker is open, or lets probes through only."""
+        return self.circuit is not None and not self.circuit.is_closed
+
+    @property
     def learns(self) -> bool:
         """Whether the ends of calls change anything here."""
         return self.adaptive is not None or self.circuit is not None

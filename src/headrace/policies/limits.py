@@ -70,7 +70,8 @@ class LimitRefused(CallError):
 class KeyStatistics:
     """One key of a limit: calls running, waiters for a permit, end of its hold.
 
-    `level` is how many calls may run now, where the limit finds that itself.
+    `level` is how many calls may run now, and `found_rate` how many may start a second, where the limit finds that
+    itself. `is_open` says that its breaker is open, or lets probes through only.
     """
 
     key: Hashable
@@ -78,6 +79,8 @@ class KeyStatistics:
     waiting: int
     held_until: float
     level: int | None = None
+    found_rate: float | None = None
+    is_open: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ class LimitStatistics:
 
     `unsettled` counts the calls whose `actual` function failed, so that their estimate stood; `trouble` is
     the last such failure. `level` is how many calls the known keys may run together, where each finds that
-    itself.
+    itself. `paced` counts the keys with a rate that was found, `open` those whose breaker is open.
     """
 
     name: str
@@ -99,6 +102,8 @@ class LimitStatistics:
     unsettled: int = 0
     trouble: str = ""
     level: int | None = None
+    paced: int = 0
+    open: int = 0
 
 
 class Limit:
@@ -196,6 +201,8 @@ class Limit:
             unsettled=self._unsettled,
             trouble=self._trouble,
             level=sum(state.capacity for state in states) if self.is_adaptive else None,
+            paced=sum(state.paced is not None for state in states),
+            open=sum(state.is_open for state in states),
         )
 
     def busiest(self, count: int) -> list[KeyStatistics]:
@@ -208,6 +215,8 @@ class Limit:
                 len(state.waiters),
                 state.held_until,
                 None if state.adaptive is None else state.capacity,
+                None if state.paced is None else state.paced.rate,
+                state.is_open,
             )
             for state in states
         ]

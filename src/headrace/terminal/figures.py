@@ -169,17 +169,22 @@ class Figures:
         return f"loop held for {duration(self.loop_held)} in all, last by {where}{cure}"
 
     def busiest(self) -> list[str]:
-        """The keys with the most calls under way, and their level where that is found as they go."""
+        """The keys with the most calls under way, and their level and rate where these are found as they go."""
         running: dict[str, int] = {}
         levels: dict[str, int] = {}
+        rates: dict[str, float] = {}
         for key in self.statistics.keys:
             name = str(key.get("key"))
             running[name] = max(running.get(name, 0), int(key.get("running", 0)))
             if (level := key.get("level")) is not None:
                 levels[name] = min(levels.get(name, int(level)), int(level))
+            if (rate := key.get("rate")) is not None:
+                rates[name] = float(rate)
         most = sorted(((n, key) for key, n in running.items() if n), key=lambda pair: (-pair[0], pair[1]))
         return [
-            f"{clean(key)} {n}" + (f" of {levels[key]}" if key in levels else "")
+            f"{clean(key)} {n}"
+            + (f" of {levels[key]}" if key in levels else "")
+            + (f" at {rates[key]:.3g}/s" if key in rates else "")
             for n, key in most[:MOST_KEYS]
         ]
 
