@@ -605,3 +605,22 @@ def test_all_problems_are_reported_at_once() -> None:
     """Several mistakes come in one error."""
     with pytest.raises(hr.PlanError, match="3 things are wrong"):
         run(lambda: hr.map(same, [1], concurrency=-1, timeout=0, window=0))
+
+
+def test_an_ordered_item_that_is_late_in_the_queue_ends_in_its_turn() -> None:
+    """`within=` that passes while an item queues again, behind one that takes long: it fails once, and in order."""
+
+    async def call(number: int) -> None:
+        if number == 0:
+            await asyncio.sleep(50)
+        await asyncio.sleep(1)
+        raise ConnectionError
+
+    retry = hr.Retry(attempts=9, base=2, cap=2)
+
+    async def main() -> None:
+        flow = hr.Flow(range(6)).map(call, concurrency=3, within=6, ordered=True, retry=retry)
+        async with flow.stream() as outcomes:
+            assert [outcome.item async for outcome in outcomes] == list(range(6))
+
+    run(main)

@@ -154,6 +154,7 @@ class Caller:
     def end_if_late(self, delivery: Delivery) -> None:
         """Fail a delivery whose `within=` has passed while it queued."""
         if delivery.state == QUEUED and delivery.until is not None:
+            delivery.state = WAITING  # where order is kept it ends in its turn, and is not to be called until then
             self.run.endings.fail(delivery, self.spec.name, self._too_late())
 
     # ------------------------------------------------------------------ the workers
