@@ -3,12 +3,19 @@
 Rules:
 1. Each claim that was taken is released once, wherever its call ends: here, in another turn, or one day in its thread.
 2. What a call's end says of load is told with the release, and only where a limit learns from it.
+3. A call holds each limit once. Its first request is covered by the start it was charged for, and a further one is
+   charged to the rates again; requests that a call makes at the same time share its permits.
+4. Nothing waits for a permit while it holds one. Where a request has to, all that its call holds is given back before,
+   and taken again together with what is missing: calls that need the same limits in another order cannot wait for
+   each other. A call goes through a short wait for a rate with its permits, since time passes whoever holds what.
+5. What waits for a limit no longer holds it, so a cancellation there finds nothing to give back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from headrace.aio.gate import Gate, wake_waiters
 from headrace.engine.slot import Held, Slot
@@ -17,13 +24,19 @@ from headrace.item import Delivery
 from headrace.policies import limits as admission
 from headrace.policies.adaptive import Signal
 from headrace.policies.classify import load_signal
-from headrace.policies.limits import Limit
+from headrace.policies.further import further, is_moved, settle, step_back
+from headrace.policies.limits import Claim, Limit
+from headrace.policies.rate_headers import RateHint, heed
+from headrace.policies.spacing import space
 from headrace.ports import current_call
 
 if TYPE_CHECKING:
     from headrace.engine.run import Run
 
-__all__ = ["Permits"]
+__all__ = ["Permits", "Waits"]
+
+T = TypeVar("T")
+OVER = "no call is under way here any more"
 
 
 class Permits:
@@ -79,24 +92,171 @@ class Permits:
         if isinstance(slot.stuck, Held) and slot.stuck.claims:
             wake_waiters(admission.release(slot.stuck.claims))
 
-    async def readmit(self, slot: Slot, value: Any) -> None:
-        """Change the keyed permits of the running attempt for those of `value`; its time limit stands still."""
+    # ------------------------------------------------------------------ requests that a call makes
+
+    def covers(self, slot: Slot, claims: list[Claim], value: Any, item: Any) -> bool:
+        """Say whether a call that holds `claims` may make a request for `value` as it is, and count it."""
         delivery = slot.delivery
-        if delivery is None or not delivery.claims:
+        if slot.charged is claims or delivery is None:
+            return False
+        known = value is delivery.value or item is delivery.value
+        if not known and is_moved(claims, value, _is_url(delivery.value)):
+            return False
+        slot.charged = claims
+        return True
+
+    async def readmit(
+        self, slot: Slot, value: Any, limits: Sequence[Limit], is_answered: bool
+    ) -> list[Claim]:
+        """Let the running attempt make a request for `value`; give the claims on `limits` that it does not hold.
+
+        Requests of one attempt are let through one after the other, and share its permits.
+        """
+        if asyncio.get_running_loop() is not self._run.loop:
+            # The call is in a thread, with a loop of its own: what belongs to the run's loop cannot be waited for here.
+            return await self._gate.enter(limits, value)
+        delivery = slot.delivery
+        if delivery is None:
+            raise LookupError(OVER)
+        waits = self._waits_of(slot, delivery)
+        with waits:
+            async with waits.turn:
+                waits.check()
+                held = delivery.claims
+                waits.has_let_go = False
+                plan = further(
+                    held or (),
+                    value,
+                    limits,
+                    is_first=slot.charged is not held,
+                    of_urls=_is_url(delivery.value),
+                )
+                if is_answered and plan.leaves:
+                    admission.learn(plan.leaves, "success", self._run.loop.time())
+                if not await self._gate.go_on(
+                    plan,
+                    waits.let_go,
+                    lambda: waits.is_on and (delivery.claims is held or waits.has_let_go),
+                ):
+                    raise LookupError(OVER)
+                delivery.claims = slot.charged = plan.kept
+                return plan.own
+
+    async def aside(self, slot: Slot, waiting: Awaitable[T], rest: float) -> T:
+        """Wait with all permits given back, and take them again."""
+        delivery = slot.delivery
+        if delivery is None or not delivery.claims or asyncio.get_running_loop() is not self._run.loop:
+            return await waiting
+        waits = self._waits_of(slot, delivery)
+        with waits:
+            async with waits.turn:
+                waits.check()
+                plan = further(
+                    delivery.claims, None, is_first=slot.charged is not delivery.claims, of_urls=False
+                )
+                if rest > 0.0 and any(claim.state.limit.by is not None for claim in delivery.claims):
+                    admission.hold(delivery.claims, self._run.loop.time() + rest)
+                waits.let_go()
+                wake_waiters(step_back(plan))
+                try:
+                    result = await waiting
+                except BaseException:
+                    admission.drop(plan.comes)
+                    raise
+                await self._gate.admitted(plan.comes)
+                settle(plan)
+                if not waits.is_on:
+                    self._gate.leave(plan.comes)
+                    raise LookupError(OVER)
+                delivery.claims = plan.comes
+                if not plan.is_first:
+                    slot.charged = plan.comes
+                return result
+
+    def _waits_of(self, slot: Slot, delivery: Delivery) -> Waits:
+        waits = slot.waits
+        if waits is None or not waits.is_on:
+            waits = slot.waits = Waits(self._run, slot, delivery)
+        return waits
+
+    def hint(self, slot: Slot, hint: RateHint) -> None:
+        """Hold the keys of the running attempt where an answer says that their rate is about to be used up."""
+        run = self._run
+        delivery = slot.delivery
+        if delivery is None or not delivery.claims or not self._is_here():
             return
-        keyed = [claim for claim in delivery.claims if claim.state.limit.by is not None]
-        if not keyed:
+        for state in heed(delivery.claims, hint, run.loop.time(), run.rng):
+            run.delays.tell(state, f"{hint.remaining} calls left for {hint.reset:.3g} s", run.bus)
+
+    def space(self, slot: Slot, value: Any, interval: float) -> bool:
+        """Slow the keys down that the running attempt's limits have for `value`; say whether there are any."""
+        delivery = slot.delivery
+        if delivery is None or not delivery.claims or not self._is_here():
+            return False
+        return space(delivery.claims, interval, value, _is_url(delivery.value), self._run.loop.time())
+
+    def _is_here(self) -> bool:
+        """Whether this is the run's loop, and not one in a thread of a call's own."""
+        return asyncio.get_running_loop() is self._run.loop
+
+
+class Waits:
+    """The waits of one attempt for limits. While there are any, its time limit stands still, but not its `within=`."""
+
+    __slots__ = ("_count", "_delivery", "_left", "_run", "_slot", "_tried", "has_let_go", "turn")
+
+    def __init__(self, run: Run, slot: Slot, delivery: Delivery) -> None:
+        self._run = run
+        self._slot = slot
+        self._delivery = delivery
+        self._tried = delivery.tried
+        self._count = 0
+        self._left: float | None = None
+        self.has_let_go = False
+        self.turn = asyncio.Lock()
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the attempt is still under way."""
+        return self._slot.delivery is self._delivery and self._delivery.tried == self._tried
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a request of the attempt waits, or is about to."""
+        return self._count > 0 and self.is_on
+
+    def check(self) -> None:
+        """Raise LookupError where the attempt is over."""
+        if not self.is_on:
+            raise LookupError(OVER)
+
+    def let_go(self) -> None:
+        """Note that the attempt holds nothing."""
+        self.has_let_go = True
+        self._delivery.claims = []
+
+    def __enter__(self) -> None:
+        self._count += 1
+        slot = self._slot
+        if self._count == 1 and slot.ending is None:
+            self.has_let_go = False
+            self._left = None if slot.deadline is None else slot.deadline - self._run.loop.time()
+            self._set(self._delivery.until)
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+        if self._count or not self.is_on or self._slot.ending is not None or self._left is None:
             return
-        loop, sweep = self._run.loop, self._run.sweep
-        limits = [claim.state.limit for claim in keyed]
-        delivery.claims = [claim for claim in delivery.claims if claim not in keyed]
-        # it was answered, if only with a redirect
-        wake_waiters(admission.release(keyed, "success", loop.time()))
-        left = None if slot.deadline is None else slot.deadline - loop.time()
-        slot.deadline = None
-        claims = await self._gate.enter(limits, value, held=delivery.claims)
-        delivery.claims = [*delivery.claims, *claims]
-        if left is not None:
-            slot.deadline = loop.time() + left
-            if slot.deadline < sweep.at:
-                sweep.arm(slot.deadline)
+        deadline = self._run.loop.time() + self._left
+        until = self._delivery.until
+        self._set(deadline if until is None else min(deadline, until))
+
+    def _set(self, deadline: float | None) -> None:
+        self._slot.deadline = deadline
+        if deadline is not None and deadline < self._run.sweep.at:
+            self._run.sweep.arm(deadline)
+
+
+def _is_url(value: Any) -> bool:
+    """Whether a stage's value is a URL, so that its keys are those of a URL."""
+    return isinstance(value, str) and value[:8].lower().startswith(("http://", "https://"))

@@ -2,7 +2,7 @@
 
 Rules:
 1. Requests are admitted by limits, never queued in libcurl.
-2. A call is one or more hops. Each hop to another host is admitted anew, under that host's key.
+2. A call is one or more hops. Each of them is admitted by limits, under its own host's key, and charged to rates.
 3. Whatever ends a request (answer, error, cancellation) frees its connection at once, and its handle serves
    the next one.
 """
@@ -13,6 +13,7 @@ import asyncio
 import base64
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from random import Random
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Final
@@ -22,7 +23,7 @@ from headrace.errors import CallError, PlanError
 from headrace.http.bodies import UNSET, Unset, encode
 from headrace.http.errors import ClientClosed, TooManyRedirects
 from headrace.http.headers import HeaderValue, Outgoing, compile_headers
-from headrace.http.permits import Permits
+from headrace.http.permits import Permits, rate_hint
 from headrace.http.profile import SAFE_METHODS, Profile, Timeouts, idle_connections
 from headrace.http.redirects import REDIRECTS, Hop, next_hop
 from headrace.http.resolver import Resolver
@@ -32,6 +33,7 @@ from headrace.http.status import Accept, parse_accept, refuse
 from headrace.http.transport import Pool, Transport
 from headrace.http.url import mask, parse
 from headrace.policies.adaptive import Signal
+from headrace.policies.backoff import spread
 from headrace.policies.classify import load_signal
 from headrace.policies.limits import Limit
 from headrace.ports import Call, current_call
@@ -78,8 +80,8 @@ class Client:
     """An HTTP client over libcurl; use it with `async with`, in one event loop.
 
     `headers` go with every request (`Secret` values and `{env:NAME}` are never shown, and not sent to another
-    origin). `max_body` caps the decoded body in bytes (None: no cap). `limits` are honoured here when no flow
-    is running the call, as a flow takes its own. `downgrade` allows redirects from https to http.
+    origin). `max_body` caps the decoded body in bytes (None: no cap). `limits` are taken around each request,
+    but for those that the flow which makes the call has taken for it. `downgrade` allows redirects from https to http.
     `connections` is how many are kept open when idle. The environment's
     proxy variables are not read: give `proxy=`. Raises PlanError for options that cannot work.
     """
@@ -114,6 +116,7 @@ class Client:
         self._templates: dict[str, Template] = {}
         self._transport: Transport | None = None
         self._gate = Gate()
+        self._rng = Random()
         self._closed = False
         self._failures = 0
         compile_headers(self._headers)
@@ -233,11 +236,11 @@ class Client:
         body: bytes | None = None,
         extra: Sequence[str] = (),
         item: Any = None,
+        keyed_by: Any = None,
     ) -> Response:
-        """Make one call from a template; `extra` are header lines of this call alone. Otherwise as
-        `request`.
+        """Make one call from a template; `extra` are header lines of this call alone, `keyed_by` is the value of a
+        stage whose keys are those of the URL. Otherwise as `request`.
         """
-        call = current_call.get(None)
         parsed = parse(url)
         headers = template.headers
         if extra:
@@ -245,27 +248,32 @@ class Client:
         if parsed.userinfo is not None and "authorization" not in headers.names:
             headers = headers.plus([_basic(parsed.userinfo)], secret=True)
         hop = Hop(template.method, parsed, headers, body)
-        admission: Call | Permits | None = call
+        call = current_call.get(None)
         permits: Permits | None = None
         signal: Signal = "ignore"
-        if call is None and self._limits:
-            # No flow takes this client's limits, so the call does.
-            admission = permits = Permits(self._gate, self._limits)
-            await permits.readmit(parsed.text)
+        if self._limits or (call is not None and not call.covers(url, keyed_by)):
+            permits = Permits(self._gate, self._limits, call)
+            await permits.enter(parsed.text)
         try:
             transport = self._bound()
             began = perf_counter()
             response = await transport.exchange(
                 template.profile, template.pool, hop, template.max_body, began
             )
+            if permits is not None or call is not None:
+                self._heed(response, permits, call)
             if response.status in REDIRECTS and template.follow:
-                response = await self._follow(transport, template, hop, response, began, admission)
+                permits = permits or Permits(self._gate, (), call)
+                response = await self._follow(transport, template, hop, response, began, permits, call)
             elif response.status not in template.accept:
                 raise refuse(hop.method, response)
             signal = "success"
         except CallError as error:
             self._failures += 1
-            signal = load_signal(error)
+            if permits is not None:
+                signal = load_signal(error)
+                if error.hold and error.retry_after:
+                    permits.hold(spread(error.retry_after, self._rng))
             raise
         finally:
             if permits is not None:
@@ -286,10 +294,11 @@ class Client:
         hop: Hop,
         response: Response,
         began: float,
-        admission: Call | Permits | None,
+        permits: Permits,
+        call: Call | None,
     ) -> Response:
-        """Follow redirects from the first answer on. The first request was sent, whatever becomes of the
-        others.
+        """Follow redirects from the first answer on, each hop under its limits. The first request was sent,
+        whatever becomes of the others.
         """
         url, count, profile = response.url, 0, template.profile
         try:
@@ -297,13 +306,15 @@ class Client:
                 count += 1
                 if count > self._max_redirects:
                     raise self._too_many(hop)
-                if admission is not None and following.url.key != hop.url.key:
+                if self._limits or (call is not None and not call.covers(following.url.text)):
                     waited = perf_counter()
-                    await admission.readmit(following.url.text)
+                    await permits.enter(following.url.text, is_answered=True)
                     began += perf_counter() - waited  # waiting for a limit is no part of the call
                 hop = following
                 pool = transport.pool(profile, hop.method, hop.body is not None)
                 response = await transport.exchange(profile, pool, hop, template.max_body, began)
+                if self._limits or call is not None:
+                    self._heed(response, permits, call)
             if response.status not in template.accept:
                 raise refuse(hop.method, response)
         except CallError as error:
@@ -312,6 +323,16 @@ class Client:
             raise
         response.url, response.redirects = url, count
         return response
+
+    def _heed(self, response: Response, permits: Permits | None, call: Call | None) -> None:
+        """Tell the limits of an answer what it says of its server's rate."""
+        hint = rate_hint(response)
+        if hint is None:
+            return
+        if permits is not None:
+            permits.hint(hint, self._rng)
+        if call is not None:
+            call.hint(hint)
 
     def _too_many(self, hop: Hop) -> TooManyRedirects:
         shown = mask(hop.url.text)

@@ -21,7 +21,8 @@ from headrace.http.response import COLUMNS, Response
 from headrace.http.secrets import Secret, is_secret_name, references
 from headrace.http.status import parse_accept
 from headrace.http.template import fields_of, fill_json, fill_url, without_userinfo
-from headrace.http.url import host, mask
+from headrace.http.url import RequestUrl, host, mask
+from headrace.policies.further import understands_urls
 from headrace.policies.limits import Limit
 from headrace.policies.retry import Retry
 from headrace.ports import Effect, StageDefaults, current_call
@@ -142,7 +143,7 @@ class Fetch:
         extra: tuple[str, ...] = ()
         if self._key_header is not None and (call := current_call.get(None)) is not None:
             extra = (f"{self._key_header}: {call.idempotency_key}",)
-        response = await client.send(prepared[1], url, body=body, extra=extra, item=item)
+        response = await client.send(prepared[1], url, body=body, extra=extra, item=item, keyed_by=item)
         if self._secret_fields:
             self._hide(response, item)
         return response if self._select is None else self._select(response)
@@ -180,8 +181,11 @@ class Fetch:
             reference = f"{{{name}}}"
             response.final_url = response.final_url.replace(fill_url(f"?{reference}", item)[1:], reference)
 
+    @understands_urls
     def host(self, item: Any) -> str:
         """Give the key `host:port` that an item's request goes to: `by=` for a fetch with a url= template."""
+        if isinstance(item, RequestUrl):  # of a redirect
+            return host(item)
         return host(self._url_for(item))
 
     def __repr__(self) -> str:

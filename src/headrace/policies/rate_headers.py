@@ -90,7 +90,7 @@ def heed(claims: Sequence[Claim], hint: RateHint, now: float, rng: Random) -> li
 
 def _structured(field: str, policies: str) -> Iterator[RateHint]:
     """Read `"default";r=50;t=30`, one or more, and `limit=100, remaining=50, reset=50`."""
-    units = {name: parameters for name, parameters in _items(policies)}
+    units = dict(_items(policies))
     plain: dict[str, str] = {}
     for name, parameters in _items(field):
         key, equals, value = name.partition("=")
