@@ -83,6 +83,12 @@ def fetch(
     body: Annotated[
         Text, typer.Option(metavar="db|none", help="Whether bodies are kept. [default: db]")
     ] = None,
+    robots: Annotated[
+        bool,
+        typer.Option(
+            "--robots", help="Ask robots.txt: skip what it disallows, keep its crawl-delay. [default: off]"
+        ),
+    ] = False,
     max_failures: MaxFailures = None,
     take: Annotated[Text, typer.Option(metavar="N", help="Take only the next N of the list.")] = None,
     within: Within = None,
@@ -101,7 +107,7 @@ def fetch(
     given = {
         "concurrency": concurrency, "per-host": per_host, "rate": rate, "timeout": timeout, "attempts": attempts,
         "accept": accept, "method": method, "user-agent": user_agent, "contact": contact, "body": body,
-        "max-failures": max_failures, "window": window,
+        "robots": "yes" if robots else None, "max-failures": max_failures, "window": window,
     }  # fmt: skip
     texts = {name: text for name, text in given.items() if text is not None}
     request = _read(inputs, texts, header, secret_header, out, problems)

@@ -112,7 +112,7 @@ class Permits:
 
         Requests of one attempt are let through one after the other, and share its permits.
         """
-        if asyncio.get_running_loop() is not self._run.loop:
+        if not self._is_here():
             # The call is in a thread, with a loop of its own: what belongs to the run's loop cannot be waited for here.
             return await self._gate.enter(limits, value)
         delivery = slot.delivery
@@ -143,35 +143,35 @@ class Permits:
                 return plan.own
 
     async def aside(self, slot: Slot, waiting: Awaitable[T], rest: float) -> T:
-        """Wait with all permits given back, and take them again."""
+        """Wait with all permits given back, and take them again.
+
+        Other requests of the attempt do not wait for this one: what it waits for may be waiting for them.
+        """
         delivery = slot.delivery
-        if delivery is None or not delivery.claims or asyncio.get_running_loop() is not self._run.loop:
+        if delivery is None or not delivery.claims or not self._is_here():
             return await waiting
         waits = self._waits_of(slot, delivery)
         with waits:
-            async with waits.turn:
-                waits.check()
-                plan = further(
-                    delivery.claims, None, is_first=slot.charged is not delivery.claims, of_urls=False
-                )
-                if rest > 0.0 and any(claim.state.limit.by is not None for claim in delivery.claims):
-                    admission.hold(delivery.claims, self._run.loop.time() + rest)
-                waits.let_go()
-                wake_waiters(step_back(plan))
-                try:
-                    result = await waiting
-                except BaseException:
-                    admission.drop(plan.comes)
-                    raise
-                await self._gate.admitted(plan.comes)
-                settle(plan)
-                if not waits.is_on:
-                    self._gate.leave(plan.comes)
-                    raise LookupError(OVER)
-                delivery.claims = plan.comes
-                if not plan.is_first:
-                    slot.charged = plan.comes
-                return result
+            held = delivery.claims
+            if rest > 0.0 and any(claim.state.limit.by is not None for claim in held):
+                admission.hold(held, self._run.loop.time() + rest)
+            plan = further(held, None, is_first=slot.charged is not held, of_urls=False)
+            waits.let_go()
+            wake_waiters(step_back(plan))
+            try:
+                result = await waiting
+            except BaseException:
+                admission.drop(plan.comes)
+                raise
+            await self._gate.admitted(plan.comes)
+            settle(plan)
+            if not waits.is_on:
+                self._gate.leave(plan.comes)
+                raise LookupError(OVER)
+            delivery.claims = plan.comes
+            if not plan.is_first:
+                slot.charged = plan.comes
+            return result
 
     def _waits_of(self, slot: Slot, delivery: Delivery) -> Waits:
         waits = slot.waits

@@ -12,11 +12,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from random import Random
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from headrace.aio.gate import Gate
 from headrace.errors import CallError, PlanError
@@ -31,17 +31,21 @@ from headrace.http.response import Response
 from headrace.http.secrets import Secret
 from headrace.http.status import Accept, parse_accept, refuse
 from headrace.http.transport import Pool, Transport
-from headrace.http.url import mask, parse
+from headrace.http.url import Url, mask, parse
 from headrace.policies.adaptive import Signal
 from headrace.policies.backoff import spread
 from headrace.policies.classify import load_signal
 from headrace.policies.limits import Limit
 from headrace.ports import Call, current_call
 
+if TYPE_CHECKING:
+    from headrace.http.robots import Robots
+
 __all__ = ["Client", "ClientStatistics", "Template", "check_method"]
 
 MAX_BODY: Final = 32 * 1024 * 1024
 
+Guard = Callable[[Url], Awaitable[None]]
 HeadersLike = Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]]
 
 
@@ -64,6 +68,8 @@ class ClientStatistics:
 class Template:
     """What many requests of one client have in common, checked and compiled once. Made by
     `Client.prepare`.
+
+    `guard` is asked before each hop. With `cut`, of a body that is too large the beginning is the answer.
     """
 
     method: str
@@ -74,6 +80,9 @@ class Template:
     follow: bool
     has_body: bool
     pool: Pool
+    most_redirects: int
+    guard: Guard | None = None
+    cut: bool = False
 
 
 class Client:
@@ -114,6 +123,7 @@ class Client:
         self._resolver = resolver
         self._owns_resolver = resolver is None
         self._templates: dict[str, Template] = {}
+        self._robots: dict[tuple[str, Profile], Robots] = {}
         self._transport: Transport | None = None
         self._gate = Gate()
         self._rng = Random()
@@ -226,7 +236,27 @@ class Client:
             follow=follow,
             has_body=has_body,
             pool=self._bound().pool(profile, method, has_body),
+            most_redirects=self._max_redirects,
         )
+
+    def obey_robots(self, template: Template) -> None:
+        """Let each request of a template ask robots.txt before; what that says is kept with the client."""
+        from headrace.http.robots import MOST_READ, MOST_REDIRECTS, Robots
+
+        named = next((line for line in template.headers.public if line[:11].lower() == "user-agent:"), None)
+        agent = named[11:].strip() if named else self._profile.user_agent
+        key = (agent, template.profile)
+        robots = self._robots.get(key)
+        if robots is None:
+            asking = self.prepare(
+                "GET",
+                headers=None if named is None else {"User-Agent": agent},
+                timeouts=template.profile.timeouts,
+                max_body=MOST_READ + 1,  # so that it can be seen that there is more
+            )
+            asking.most_redirects, asking.cut = MOST_REDIRECTS, True
+            robots = self._robots[key] = Robots(self, asking, agent)
+        template.guard = robots.check
 
     async def send(
         self,
@@ -248,6 +278,8 @@ class Client:
         if parsed.userinfo is not None and "authorization" not in headers.names:
             headers = headers.plus([_basic(parsed.userinfo)], secret=True)
         hop = Hop(template.method, parsed, headers, body)
+        if template.guard is not None:
+            await template.guard(parsed)
         call = current_call.get(None)
         permits: Permits | None = None
         signal: Signal = "ignore"
@@ -258,7 +290,7 @@ class Client:
             transport = self._bound()
             began = perf_counter()
             response = await transport.exchange(
-                template.profile, template.pool, hop, template.max_body, began
+                template.profile, template.pool, hop, template.max_body, began, template.cut
             )
             if permits is not None or call is not None:
                 self._heed(response, permits, call)
@@ -304,15 +336,20 @@ class Client:
         try:
             while (following := next_hop(hop, response, downgrade=self._downgrade)) is not None:
                 count += 1
-                if count > self._max_redirects:
-                    raise self._too_many(hop)
+                if count > template.most_redirects:
+                    raise _too_many(hop, template.most_redirects)
+                waited = perf_counter()
+                if template.guard is not None:
+                    permits.leave("success")  # it makes a request itself, and may wait for another one
+                    await template.guard(following.url)
                 if self._limits or (call is not None and not call.covers(following.url.text)):
-                    waited = perf_counter()
                     await permits.enter(following.url.text, is_answered=True)
-                    began += perf_counter() - waited  # waiting for a limit is no part of the call
+                began += perf_counter() - waited  # waiting for a limit is no part of the call
                 hop = following
                 pool = transport.pool(profile, hop.method, hop.body is not None)
-                response = await transport.exchange(profile, pool, hop, template.max_body, began)
+                response = await transport.exchange(
+                    profile, pool, hop, template.max_body, began, template.cut
+                )
                 if self._limits or call is not None:
                     self._heed(response, permits, call)
             if response.status not in template.accept:
@@ -333,12 +370,6 @@ class Client:
             permits.hint(hint, self._rng)
         if call is not None:
             call.hint(hint)
-
-    def _too_many(self, hop: Hop) -> TooManyRedirects:
-        shown = mask(hop.url.text)
-        return TooManyRedirects(
-            f"{hop.method} {shown}: more than {self._max_redirects} redirects", url=shown, host=hop.url.key
-        )
 
     # ------------------------------------------------------------------------------------------------ life
 
@@ -404,3 +435,8 @@ def check_method(method: str) -> None:
 
 def _basic(userinfo: tuple[str, str]) -> str:
     return "Authorization: Basic " + base64.b64encode(":".join(userinfo).encode()).decode("ascii")
+
+
+def _too_many(hop: Hop, most: int) -> TooManyRedirects:
+    shown = mask(hop.url.text)
+    return TooManyRedirects(f"{hop.method} {shown}: more than {most} redirects", url=shown, host=hop.url.key)

@@ -62,8 +62,10 @@ class Fetch:
         effect: Effect | None,
         idempotent: bool,
         idempotency_key: str | None,
+        robots: bool,
     ) -> None:
         self._url = url
+        self._robots = robots
         self._secret_fields = _check_url_template(url)
         self._method = method
         self._headers = tuple(headers.items() if isinstance(headers, Mapping) else headers or ())
@@ -110,6 +112,8 @@ class Fetch:
             shape["headers"] = [[name.lower(), _shown(name, value)] for name, value in self._headers]
         if self._json is not UNSET:
             shape["json"] = self._json
+        if self._robots:
+            shape["robots"] = True
         if select is not None:
             shape["select"] = (
                 select if isinstance(select, str) else getattr(select, "__qualname__", repr(type(select)))
@@ -150,7 +154,7 @@ class Fetch:
 
     def _prepare(self, client: Client) -> Template:
         has_body = self._json is not UNSET
-        return client.prepare(
+        template = client.prepare(
             self._method,
             headers=self._headers,
             accept=self._accept,
@@ -159,6 +163,9 @@ class Fetch:
             has_body=has_body,
             content_type="application/json" if has_body else None,
         )
+        if self._robots:
+            client.obey_robots(template)
+        return template
 
     def _url_for(self, item: Any) -> str:
         if self._url is not None:
@@ -207,6 +214,7 @@ def fetch(
     effect: Literal["safe", "idempotent", "once"] | None = None,
     idempotent: bool = False,
     idempotency_key: str | None = "Idempotency-Key",
+    robots: bool = False,
 ) -> Fetch:
     """Make the function of a stage that requests each item.
 
@@ -223,6 +231,8 @@ def fetch(
         effect: Overrides what the method says a repeated request would do.
         idempotent: The server honours the idempotency key, so that POST and PATCH may be repeated.
         idempotency_key: The header that carries it in a flow, for methods that are not safe; None sends none.
+        robots: Ask each host's robots.txt first. What it disallows is Skipped, its crawl-delay is kept, and where it
+        cannot be had the item fails with RobotsUnavailable and is repeated.
 
     Raises PlanError for what cannot work.
     """
@@ -242,6 +252,7 @@ def fetch(
         effect,
         idempotent,
         idempotency_key,
+        robots,
     )
 
 
