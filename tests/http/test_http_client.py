@@ -201,6 +201,7 @@ class _Call:
         self.attempt = 2
         self.deadline = None
         self.idempotency_key = "key-3"
+        self.is_limited = True
         self.readmitted: list[Any] = []
 
     def covers(self, value: Any, item: Any = None) -> bool:

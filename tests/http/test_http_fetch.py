@@ -27,7 +27,7 @@ async def _mirror(request: Request, writer: asyncio.StreamWriter) -> None:
 
 
 class _Call:
-    position, attempt, deadline, idempotency_key = 0, 3, None, "stable-key"
+    position, attempt, deadline, idempotency_key, is_limited = 0, 3, None, "stable-key", True
 
     def covers(self, value: Any, item: Any = None) -> bool:
         return True

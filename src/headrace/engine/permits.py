@@ -99,7 +99,7 @@ class Permits:
         delivery = slot.delivery
         if slot.charged is claims or delivery is None:
             return False
-        known = value is delivery.value or item is delivery.value
+        known = value is delivery.value or (item is not None and item is delivery.value)
         if not known and is_moved(claims, value, _is_url(delivery.value)):
             return False
         slot.charged = claims
@@ -148,11 +148,11 @@ class Permits:
         Other requests of the attempt do not wait for this one: what it waits for may be waiting for them.
         """
         delivery = slot.delivery
-        if delivery is None or not delivery.claims or not self._is_here():
+        if delivery is None or not self._is_here():
             return await waiting
         waits = self._waits_of(slot, delivery)
         with waits:
-            held = delivery.claims
+            held = delivery.claims or ()
             if rest > 0.0 and any(claim.state.limit.by is not None for claim in held):
                 admission.hold(held, self._run.loop.time() + rest)
             plan = further(held, None, is_first=slot.charged is not held, of_urls=False)

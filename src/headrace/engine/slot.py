@@ -75,6 +75,11 @@ class Slot:
         )
         return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether the attempt holds any limit now."""
+        return self.delivery is not None and bool(self.delivery.claims)
+
     def covers(self, value: Any, item: Any = None) -> bool:
         """Say whether the attempt may make a request for `value` as it is."""
         delivery = self.delivery

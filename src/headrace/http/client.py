@@ -292,7 +292,7 @@ class Client:
             response = await transport.exchange(
                 template.profile, template.pool, hop, template.max_body, began, template.cut
             )
-            if permits is not None or call is not None:
+            if permits is not None or (call is not None and call.is_limited):
                 self._heed(response, permits, call)
             if response.status in REDIRECTS and template.follow:
                 permits = permits or Permits(self._gate, (), call)
@@ -350,7 +350,7 @@ class Client:
                 response = await transport.exchange(
                     profile, pool, hop, template.max_body, began, template.cut
                 )
-                if self._limits or call is not None:
+                if self._limits or (call is not None and call.is_limited):
                     self._heed(response, permits, call)
             if response.status not in template.accept:
                 raise refuse(hop.method, response)

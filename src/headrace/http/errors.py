@@ -196,10 +196,12 @@ class RedirectRefused(HttpError):
 class RobotsUnavailable(HttpError):
     """robots.txt could not be had (5xx, 429, no answer), so that it is unknown what may be requested.
 
-    Transient; nothing was sent. The error that it ended with is the cause.
+    Transient; nothing was sent. The error that it ended with is the cause, `status` that of the answer, if there was
+    one.
     """
 
     disposition = Disposition.TRANSIENT
+    status: int | None = None
 
 
 class ClientClosed(HttpError):

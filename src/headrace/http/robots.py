@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Final
 
 from protego import Protego
 
-from headrace.aio.gate import BRIEF
 from headrace.aio.tasks import uninterrupted
 from headrace.errors import Disposition, Skip
 from headrace.http.errors import (
@@ -203,13 +202,11 @@ class Robots:
     @staticmethod
     async def _pace(rules: _Rules, call: Call | None) -> None:
         """Wait for this request's turn, where no limit sees to it."""
-        now = asyncio.get_running_loop().time()
-        start = max(now, rules.following)
-        rules.following = start + rules.delay
-        if call is None or start - now <= BRIEF:
-            await asyncio.sleep(start - now)
-        else:
-            await call.aside(asyncio.sleep(start - now))
+        loop = asyncio.get_running_loop()
+        while (wait := rules.following - loop.time()) > 0.0:
+            turn = asyncio.sleep(wait)
+            await (turn if call is None else call.aside(turn))
+        rules.following = loop.time() + rules.delay
 
 
 def _not_now(cause: HttpError, url: Url) -> RobotsUnavailable:
@@ -225,6 +222,8 @@ def _not_now(cause: HttpError, url: Url) -> RobotsUnavailable:
         ambiguous=False,
     )
     error.retry_after, error.hold = cause.retry_after, cause.hold
+    if isinstance(cause, StatusError):
+        error.status = cause.status
     error.__cause__ = cause.with_traceback(None)
     return error
 

@@ -65,6 +65,11 @@ class Call(Protocol):
         """A key that is the same for every attempt of this call, in later runs too."""
         ...
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether the attempt holds any limit now."""
+        ...
+
     def covers(self, value: Any, item: Any = None) -> bool:
         """Say whether a request for `value` (a URL), made from `item`, may go out without `readmit`, and count it.
 
