@@ -80,7 +80,7 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
                 "mask", "ClientStatistics",
             ],
             "Errors": [
-                "HttpError", "StatusError", "InvalidUrl", "UnsupportedScheme", "ResolveFailed", "ConnectFailed",
+                "HttpError", "StatusError", "InvalidUrl", "UnsupportedScheme", "ResolveFailed", "RobotsUnavailable", "ConnectFailed",
                 "ConnectTimedOut", "TlsFailed", "ConnectionLost", "FirstByteTimedOut", "Stalled", "TotalTimedOut",
                 "BadResponse", "BodyTooLarge", "BodyTruncated", "RedirectRefused", "TooManyRedirects", "ClientClosed",
             ],
