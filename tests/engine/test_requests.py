@@ -302,24 +302,77 @@ def test_cancelled_anywhere_permits_come_back() -> None:
         assert cancel_everywhere(job, check, times=times) > 20
 
 
+def test_cancelled_while_it_steps_aside() -> None:
+    """What waits for another call, and is cancelled before, in or after it, loses no permit either."""
+    limits: list[hr.Limit] = []
+
+    async def job() -> None:
+        limits[:] = [hr.Limit(by=host, concurrency=1, rate="5/s"), hr.Limit(concurrency=2)]
+        web = Web(takes=0.1)
+        told = asyncio.Event()
+
+        async def call(url: str) -> None:
+            await web.get(url)
+            if url.endswith("/1"):
+                await current_call.get().aside(told.wait(), rest=0.1)
+            else:
+                told.set()
+            await web.get(url)
+
+        await hr.map(call, ["http://a/1", "http://a/2", "http://b/1"], limits=limits, timeout=5.0)
+
+    for times in (1, 2):
+        assert cancel_everywhere(job, lambda ending: _assert_idle(limits), times=times) > 10
+
+
+def _assert_idle(limits: Sequence[hr.Limit]) -> None:
+    assert idle(*limits)
+
+
 def test_cancelled_within_the_call_it_goes_on() -> None:
     """A request that the function itself cancels while it waits leaves the call with nothing that is lost."""
     limit, own = hr.Limit(by=host, concurrency=1), hr.Limit(concurrency=1)
-    web = Web([own], takes=5.0)
+    web, other = Web([own], takes=5.0), Web(takes=5.0)
 
     async def call(url: str) -> None:
-        if url.endswith("/1"):
+        if "/1" in url:
             await web.get(url)
             return
         await asyncio.sleep(1.0)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):
-                await web.get(url)
-        await web.get(url)
+                await web.get(url)  # it gives its place at the host back, to wait for the other limit
+        await other.get(url)
 
-    assert len(run(lambda: hr.map(call, ["http://a/1", "http://b/2"], limits=[limit])).done) == 2
-    assert web.most == {"a": 1, "b": 1}
+    urls = ["http://a/1", "http://b/2", "http://b/3", "http://b/4"]
+    assert len(run(lambda: hr.map(call, urls, limits=[limit])).done) == 4
+    assert (web.most, other.most) == ({"a": 1}, {"b": 1})
     assert idle(limit, own)
+
+
+def test_requests_beside_one_that_steps_aside() -> None:
+    """Other requests of the same call go on, under its limits, and no permit is lost or held twice."""
+    limit = hr.Limit(by=host, concurrency=1, rate="10/s")
+    web = Web(takes=0.05)
+
+    async def call(url: str) -> None:
+        told = asyncio.Event()
+
+        async def waits() -> None:
+            await current_call.get().aside(told.wait())
+            await web.get(url)
+
+        async def tells() -> None:
+            for _ in range(3):
+                await web.get(url)
+            told.set()
+
+        await asyncio.gather(tells(), waits(), waits())
+
+    assert len(run(lambda: hr.map(call, [f"http://a/{n}" for n in range(3)], limits=[limit])).done) == 3
+    assert len(web.starts) == 15
+    assert spaced(web.times()[3:], 0.1)
+    assert idle(limit)
 
 
 def test_a_hint_holds_its_key() -> None:

@@ -24,7 +24,7 @@ from headrace.item import Delivery
 from headrace.policies import limits as admission
 from headrace.policies.adaptive import Signal
 from headrace.policies.classify import load_signal
-from headrace.policies.further import further, is_moved, settle, step_back
+from headrace.policies.further import Further, further, is_moved, settle, step_back
 from headrace.policies.limits import Claim, Limit
 from headrace.policies.rate_headers import RateHint, heed
 from headrace.policies.spacing import space
@@ -45,6 +45,7 @@ class Permits:
     def __init__(self, run: Run, limits: Sequence[Limit]) -> None:
         self._run = run
         self._gate = Gate()
+        self.limits = tuple(limits)
         self._is_adaptive = any(limit.is_adaptive for limit in limits)
 
     def settle(self, delivery: Delivery, value: Any) -> None:
@@ -121,26 +122,32 @@ class Permits:
         waits = self._waits_of(slot, delivery)
         with waits:
             async with waits.turn:
-                waits.check()
-                held = delivery.claims
-                waits.has_let_go = False
-                plan = further(
-                    held or (),
-                    value,
-                    limits,
-                    is_first=slot.charged is not held,
-                    of_urls=_is_url(delivery.value),
-                )
-                if is_answered and plan.leaves:
-                    admission.learn(plan.leaves, "success", self._run.loop.time())
-                if not await self._gate.go_on(
-                    plan,
-                    waits.let_go,
-                    lambda: waits.is_on and (delivery.claims is held or waits.has_let_go),
-                ):
-                    raise LookupError(OVER)
-                delivery.claims = slot.charged = plan.kept
-                return plan.own
+                while True:  # again, where another request of the call gave the permits back meanwhile
+                    waits.check()
+                    held = delivery.claims
+                    plan = self._plan(slot, delivery, value, limits)
+                    if is_answered and plan.leaves:
+                        admission.learn(plan.leaves, "success", self._run.loop.time())
+                        is_answered = False
+                    waits.is_let_go = False
+                    if await self._gate.go_on(plan, waits.let_go, lambda held=held: waits.holds(held)):  # type: ignore[misc]
+                        delivery.claims = slot.charged = plan.kept
+                        return plan.own
+
+    def _plan(self, slot: Slot, delivery: Delivery, value: Any, limits: Sequence[Limit]) -> Further:
+        held = delivery.claims
+        of_urls = _is_url(delivery.value)
+        if held or not self.limits:
+            return further(held or (), value, limits, is_first=slot.charged is not held, of_urls=of_urls)
+        # A request of the call was broken off while it had given everything back: all of it is taken anew.
+        own = [limit for limit in limits if limit not in self.limits]
+        plan = further((), value, own, is_first=False, of_urls=of_urls)
+        try:
+            plan.comes[:0] = admission.claim(self.limits, delivery.value)
+        except BaseException:
+            admission.drop(plan.comes)
+            raise
+        return plan
 
     async def aside(self, slot: Slot, waiting: Awaitable[T], rest: float) -> T:
         """Wait with all permits given back, and take them again.
@@ -156,22 +163,32 @@ class Permits:
             if rest > 0.0 and any(claim.state.limit.by is not None for claim in held):
                 admission.hold(held, self._run.loop.time() + rest)
             plan = further(held, None, is_first=slot.charged is not held, of_urls=False)
-            waits.let_go()
+            delivery.claims = []
             wake_waiters(step_back(plan))
             try:
                 result = await waiting
+                await waits.turn.acquire()
             except BaseException:
                 admission.drop(plan.comes)
                 raise
-            await self._gate.admitted(plan.comes)
-            settle(plan)
-            if not waits.is_on:
-                self._gate.leave(plan.comes)
-                raise LookupError(OVER)
-            delivery.claims = plan.comes
-            if not plan.is_first:
-                slot.charged = plan.comes
-            return result
+            try:
+                if not waits.is_on or delivery.claims:
+                    admission.drop(
+                        plan.comes
+                    )  # the attempt is over, or another request of it has taken them again
+                    waits.check()
+                    return result
+                await self._gate.admitted(plan.comes)
+                settle(plan)
+                if not waits.is_on:
+                    self._gate.leave(plan.comes)
+                    waits.check()
+                delivery.claims = plan.comes
+                if not plan.is_first:
+                    slot.charged = plan.comes
+                return result
+            finally:
+                waits.turn.release()
 
     def _waits_of(self, slot: Slot, delivery: Delivery) -> Waits:
         waits = slot.waits
@@ -203,7 +220,7 @@ class Permits:
 class Waits:
     """The waits of one attempt for limits. While there are any, its time limit stands still, but not its `within=`."""
 
-    __slots__ = ("_count", "_delivery", "_left", "_run", "_slot", "_tried", "has_let_go", "turn")
+    __slots__ = ("_count", "_delivery", "_left", "_run", "_slot", "_tried", "is_let_go", "turn")
 
     def __init__(self, run: Run, slot: Slot, delivery: Delivery) -> None:
         self._run = run
@@ -212,7 +229,7 @@ class Waits:
         self._tried = delivery.tried
         self._count = 0
         self._left: float | None = None
-        self.has_let_go = False
+        self.is_let_go = False
         self.turn = asyncio.Lock()
 
     @property
@@ -232,14 +249,18 @@ class Waits:
 
     def let_go(self) -> None:
         """Note that the attempt holds nothing."""
-        self.has_let_go = True
+        self.is_let_go = True
         self._delivery.claims = []
+
+    def holds(self, held: Any) -> bool:
+        """Whether the attempt still holds just what it did when its wait began, or nothing where that was let go."""
+        claims = self._delivery.claims
+        return self.is_on and (not claims if self.is_let_go else claims is held)
 
     def __enter__(self) -> None:
         self._count += 1
         slot = self._slot
         if self._count == 1 and slot.ending is None:
-            self.has_let_go = False
             self._left = None if slot.deadline is None else slot.deadline - self._run.loop.time()
             self._set(self._delivery.until)
 

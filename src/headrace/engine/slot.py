@@ -85,8 +85,10 @@ class Slot:
         delivery = self.delivery
         if self.waits is not None and self.waits.is_waiting:
             return False
-        if delivery is None or not delivery.claims:
+        if delivery is None:
             return True
+        if not delivery.claims:
+            return not self.stage.permits.limits  # else a request that was broken off has given them back
         return self.stage.permits.covers(self, delivery.claims, value, item)
 
     async def readmit(
