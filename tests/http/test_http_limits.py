@@ -149,6 +149,32 @@ def test_cancelled_requests_give_everything_back(run: Run) -> None:
     run(main)
 
 
+def test_a_loop_in_a_thread_takes_its_clients_limits_alone(run: Run) -> None:
+    """What belongs to the run's loop is not touched from a thread: there a client is as it is without a flow."""
+
+    async def main() -> None:
+        site, stage = Site('RateLimit: "a";r=0;t=0.1\r\n'), hr.Limit(rate="1000/s", by=host)
+        async with serve(site) as server:
+
+            def call(url: str) -> int:
+                async def requests() -> int:
+                    own = hr.Limit(concurrency=1)
+                    async with Client() as bare, Client(limits=[own]) as limited:
+                        await bare.get(url.replace("http", "HTTP"))
+                        await limited.get(server.url("/to//x"))
+                        return own.statistics().running
+
+                return asyncio.run(requests())
+
+            got = await hr.map(call, [server.url(f"/{n}") for n in range(3)], limits=[stage], concurrency=3)
+            assert got.values == [0, 0, 0]
+            assert len(site.times) == 9
+            assert idle(stage)
+            assert stage.statistics().held == 0
+
+    run(main)
+
+
 # ------------------------------------------------------------------------------------------------ rate headers
 
 
