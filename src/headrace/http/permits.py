@@ -70,6 +70,12 @@ def rate_hint(response: Response) -> RateHint | None:
     raw = b"".join(response.raw_head).lower()
     if b"limit" not in raw or not (b"ratelimit" in raw or b"rate-limit" in raw):
         return None
-    headers = response.headers
-    date = parse_http_date(headers.get("date", ""), response.fetched_at)
-    return parse_rate_headers(headers, response.fetched_at if date is None else date)
+    fields: dict[str, str] = {}
+    for name, value in response.headers.pairs():
+        name = name.lower()
+        if "limit" in name:
+            fields[name] = f"{fields[name]}, {value}" if name in fields else value
+    now = response.fetched_at
+    if b"-reset" in raw:  # which may be a point in time: it counts from the other side's clock
+        now = parse_http_date(response.headers.get("date", ""), now) or now
+    return parse_rate_headers(fields, now)

@@ -33,6 +33,9 @@ LAST_EPOCH_MILLISECONDS: Final = 1e14
 
 _COUNT = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,9})?", re.ASCII)
 _ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9:.]{4,20}(?:[Zz]|[+-][0-9]{2}:?[0-9]{2})?", re.ASCII)
+#: How one window is told of, but for rare parameters, and a policy that says nothing unusual of it.
+_ONE = re.compile(r'\s*"[^"\\]*"\s*;\s*r=([0-9]{1,15})\s*;\s*t=([0-9]{1,15})\s*', re.ASCII)
+_UNUSUAL = re.compile(r"q(?:u|\s*=\s*0)", re.ASCII)
 _KEY = re.compile(r"[a-z*][a-z0-9_.*-]*", re.ASCII)
 _PREFIXES: Final = ("ratelimit", "x-ratelimit", "x-rate-limit")
 
@@ -90,6 +93,10 @@ def heed(claims: Sequence[Claim], hint: RateHint, now: float, rng: Random) -> li
 
 def _structured(field: str, policies: str) -> Iterator[RateHint]:
     """Read `"default";r=50;t=30`, one or more, and `limit=100, remaining=50, reset=50`."""
+    one = _ONE.fullmatch(field)
+    if one is not None and _UNUSUAL.search(policies) is None:  # by far the most common case
+        yield from _hint(int(one[1]), bounded_seconds(float(one[2])))
+        return
     units = dict(_items(policies))
     plain: dict[str, str] = {}
     for name, parameters in _items(field):
