@@ -80,9 +80,10 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
                 "mask", "ClientStatistics",
             ],
             "Errors": [
-                "HttpError", "StatusError", "InvalidUrl", "UnsupportedScheme", "ResolveFailed", "RobotsUnavailable", "ConnectFailed",
+                "HttpError", "StatusError", "InvalidUrl", "UnsupportedScheme", "ResolveFailed", "ConnectFailed",
                 "ConnectTimedOut", "TlsFailed", "ConnectionLost", "FirstByteTimedOut", "Stalled", "TotalTimedOut",
-                "BadResponse", "BodyTooLarge", "BodyTruncated", "RedirectRefused", "TooManyRedirects", "ClientClosed",
+                "BadResponse", "BodyTooLarge", "BodyTruncated", "RedirectRefused", "TooManyRedirects", "RobotsUnavailable",
+                "ClientClosed",
             ],
         },
     ),

@@ -16,6 +16,7 @@ import headrace as hr
 from headrace.http import Client, StatusError, fetch, host
 from headrace.http.permits import rate_hint
 from headrace.http.response import Response
+from headrace.policies.limits import LimitRefused
 from headrace.policies.rate_headers import RateHint
 
 Run = Callable[..., Any]
@@ -145,6 +146,25 @@ def test_cancelled_requests_give_everything_back(run: Run) -> None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
                 assert idle(keyed, whole, own), step
+
+    run(main)
+
+
+def test_a_limit_that_refuses_a_request_shows_no_secret(run: Run) -> None:
+    """The key function of a client's limit fails: the item fails with it, and its message masks the URL."""
+
+    def broken(url: Any) -> Any:
+        raise KeyError("x")
+
+    async def main() -> None:
+        site, own, stage = Site(), hr.Limit(by=broken, concurrency=1), hr.Limit(by=host, concurrency=1)
+        async with serve(site) as server:
+            request = fetch(client=lambda: Client(limits=[own]), limits=[stage])
+            (failed,) = (await hr.map(request, [server.url("/x?key=hush")])).failed
+            assert isinstance(failed.error, LimitRefused)
+            assert "?key=***" in str(failed.error)
+            assert "hush" not in str(failed.error)
+            assert (site.times, idle(own, stage)) == ([], True)
 
     run(main)
 

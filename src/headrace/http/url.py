@@ -210,9 +210,12 @@ def mask(url: str) -> str:
 
 
 class RequestUrl(str):
-    """The URL of a request, for key functions that would else take a text for an item."""
+    """The URL of a request, for key functions that would else take a text for an item. It shows masked."""
 
     __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(mask(self))
 
 
 @understands_urls
