@@ -5,6 +5,7 @@ Rules:
 2. A cancelled `enter` has taken nothing, and a permit that was offered to it goes to the next in line.
 3. Who waits here for a permit holds none. A call that goes on with another request keeps its permits through a short
    wait for a rate, so that it comes to its end before new calls begin; before any other wait it gives all of them back.
+4. A permit that was offered to one who cannot use it yet is offered to the next in line.
 """
 
 from __future__ import annotations
@@ -43,11 +44,24 @@ SHORTEST = 2e-6
 class _Waiter:
     """One call that waits for a permit of a key."""
 
-    __slots__ = ("future", "state")
+    __slots__ = ("future", "is_under_way", "state")
 
-    def __init__(self, state: KeyState) -> None:
+    def __init__(self, state: KeyState, is_under_way: bool) -> None:
         self.state = state
+        self.is_under_way = is_under_way
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def stand_in_line(self) -> None:
+        waiters = self.state.waiters
+        if not self.is_under_way:
+            waiters.append(self)
+            return
+        ahead = 0
+        for each in waiters:
+            if not (isinstance(each, _Waiter) and each.is_under_way):
+                break
+            ahead += 1
+        waiters.insert(ahead, self)
 
     def permit_freed(self, state: KeyState) -> None:
         if self.future.done():
@@ -79,18 +93,27 @@ class Gate:
         return claims
 
     @staticmethod
-    async def admitted(claims: list[Claim]) -> None:
-        """Wait until all claims are taken; cancelled, they are dropped."""
+    async def admitted(claims: list[Claim], *, is_under_way: bool = False) -> None:
+        """Wait until all claims are taken; cancelled, they are dropped.
+
+        A call that `is_under_way` goes before those that have not begun. It has a worker: if a permit were offered to
+        deliveries before it, and these had no other worker to begin with, all would wait for ever.
+        """
         loop = asyncio.get_running_loop()
+        offered: KeyState | None = None
         try:
             while (wait := admission.admit(claims, now := loop.time())) != 0.0:
                 state = admission.blocked(claims, now) if math.isinf(wait) else None
+                if offered is not None and offered is not state:
+                    wake_waiters((offered,))  # what cannot be used yet is for the next in line
+                offered = None
                 if state is None:
                     await asyncio.sleep(max(wait, SHORTEST) if math.isfinite(wait) else 0.001)
                     continue
-                waiter = _Waiter(state)
-                state.waiters.append(waiter)
+                waiter = _Waiter(state, is_under_way)
+                waiter.stand_in_line()
                 await waiter.wait()
+                offered = state
         except asyncio.CancelledError:
             admission.drop(claims)
             raise
@@ -122,7 +145,7 @@ class Gate:
             return True
         step_back()
         wake_waiters(requests.step_back(plan))
-        await self.admitted(plan.comes)
+        await self.admitted(plan.comes, is_under_way=True)
         requests.settle(plan)
         if may_go_on():
             return True

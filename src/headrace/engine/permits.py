@@ -178,7 +178,7 @@ class Permits:
                     )  # the attempt is over, or another request of it has taken them again
                     waits.check()
                     return result
-                await self._gate.admitted(plan.comes)
+                await self._gate.admitted(plan.comes, is_under_way=True)
                 settle(plan)
                 if not waits.is_on:
                     self._gate.leave(plan.comes)
@@ -270,7 +270,8 @@ class Waits:
             return
         deadline = self._run.loop.time() + self._left
         until = self._delivery.until
-        self._set(deadline if until is None else min(deadline, until))
+        # A sum that was rounded down must not end the attempt a moment before its `within=` does.
+        self._set(deadline if until is None or deadline < until - 1e-6 else until)
 
     def _set(self, deadline: float | None) -> None:
         self._slot.deadline = deadline

@@ -267,6 +267,7 @@ class Run:
         self.delays.drain()
         for caller in self.callers:
             caller.ended = True
+            caller.dispatch.drain()  # what was settled while it queued still stands in line at its limits
             caller.dispatch.wake_all()
         await self.exit.close()
         left = await self.workers.cancel(LAST_LOOK) if len(self.workers) else 0

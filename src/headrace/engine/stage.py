@@ -450,7 +450,7 @@ class Caller:
         return True
 
     def _timed_out(self, delivery: Delivery) -> TimedOut:
-        if delivery.until is not None and self.run.clock() >= delivery.until:
+        if delivery.until is not None and (self.spec.timeout is None or self.run.clock() >= delivery.until):
             return self._too_late()
         return TimedOut(f"no result within timeout={self.spec.timeout:g} s")
 
