@@ -83,7 +83,8 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
             "Errors": [
                 "HttpError", "StatusError", "InvalidUrl", "UnsupportedScheme", "ResolveFailed", "ConnectFailed",
                 "ConnectTimedOut", "TlsFailed", "ConnectionLost", "FirstByteTimedOut", "Stalled", "TotalTimedOut",
-                "BadResponse", "BodyTooLarge", "BodyTruncated", "RedirectRefused", "TooManyRedirects", "ClientClosed",
+                "BadResponse", "BodyTooLarge", "BodyTruncated", "RedirectRefused", "TooManyRedirects", "RobotsUnavailable",
+                "ClientClosed",
             ],
         },
     ),

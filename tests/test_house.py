@@ -35,6 +35,7 @@ HEAVY = {
     "http.client",
     "msgspec",
     "multiprocessing",
+    "protego",
     "pycurl",
     "rich",
     "sqlite3",

@@ -106,6 +106,7 @@ class Recorder:
     def __init__(self) -> None:
         self.seen: list[tuple[str, str, dict[str, str]]] = []
         self.most_at_once = 0
+        self.robots = b"User-agent: *\nDisallow: /private\n"
         self._now = 0
         self._counting = threading.Lock()
         recorder = self
@@ -121,6 +122,8 @@ class Recorder:
                     time.sleep(0.02)  # long enough for a second request to be seen beside it
                 recorder.leave()
                 body = b"\x1b[31mred\x1b[0m" if self.path == "/ansi" else b"ok"
+                if self.path == "/robots.txt":
+                    body = recorder.robots
                 status = int(self.path[1:4]) if self.path[1:4].isdigit() else 200
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))

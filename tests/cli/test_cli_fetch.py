@@ -269,3 +269,33 @@ def test_the_limit_of_a_host_holds(headrace, recorder):
     headrace("fetch", *[recorder.url(f"/slow{number}") for number in range(12)], "--quiet", "--per-host", "1")
     assert len(recorder.seen) == 12
     assert recorder.most_at_once == 1
+
+
+def test_robots_are_obeyed_where_it_is_asked_for(headrace, recorder, tmp_path):
+    """--robots skips what the host does not want, without a request to it; the job remembers, and resumes so."""
+    write_list(
+        tmp_path,
+        recorder.url("/a"),
+        recorder.url("/private/b"),
+        recorder.url("/c"),
+        recorder.url("/private/d"),
+    )
+    ended = headrace(
+        "fetch", "urls.txt", "-o", "out.db", "--robots", "--take", "3", "--contact", "me@example.org"
+    )
+    assert ended.returncode == 0
+    assert "done 2 + failed 0 + skipped 1" in ended.stderr
+    assert headrace("resume", "out.db").returncode == 0
+    assert [path for _, path, _ in recorder.seen] == ["/robots.txt", "/a", "/c", "/robots.txt"]
+    assert all("me@example.org" in headers["user-agent"] for *_, headers in recorder.seen)
+    refused = headrace("fetch", "urls.txt", "-o", "out.db", "--contact", "me@example.org")
+    assert refused.returncode == 2
+    assert "robots" in refused.stderr
+
+
+def test_without_robots_nothing_more_is_asked(headrace, recorder, tmp_path):
+    """It is off by default; without an output its reason is in the outcome."""
+    assert headrace("fetch", recorder.url("/private/x")).returncode == 0
+    assert [path for _, path, _ in recorder.seen] == ["/private/x"]
+    ended = headrace("fetch", recorder.url("/private/y"), "--robots")
+    assert f"robots.txt of 127.0.0.1:{recorder.port} disallows it for headrace" in ended.stdout

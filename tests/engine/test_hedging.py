@@ -14,6 +14,7 @@ import pytest
 import headrace as hr
 from headrace.engine.hedging import HedgingCaller
 from headrace.engine.stage import PATIENCE, Caller
+from headrace.policies.further import understands_urls
 from headrace.ports import current_call
 from headrace.testing import cancel_everywhere, run
 from headrace.testing.cancel import Ending
@@ -528,7 +529,7 @@ def test_a_copy_that_is_told_to_wait_holds_its_key() -> None:
 def test_a_copy_that_goes_on_to_another_key_changes_its_own_permits() -> None:
     """`readmit` of a copy leaves the call's permits alone, and all are back in the end."""
     held: list[tuple[int, int]] = []
-    limit = hr.Limit(by=lambda item: item if item in "xz" else "x", concurrency=70)
+    limit = hr.Limit(by=understands_urls(lambda item: item if item in "xz" else "x"), concurrency=70)
 
     def running(key: str) -> int:
         return sum(each.running for each in limit.busiest(10) if each.key == key)

@@ -201,14 +201,20 @@ class _Call:
         self.attempt = 2
         self.deadline = None
         self.idempotency_key = "key-3"
+        self.is_limited = True
         self.readmitted: list[Any] = []
 
-    async def readmit(self, value: Any) -> None:
+    def covers(self, value: Any, item: Any = None) -> bool:
+        return not self.readmitted and value.endswith("/1")
+
+    async def readmit(self, value: Any, limits: Any, *, is_answered: bool) -> list[Any]:
+        assert is_answered
         self.readmitted.append(value)
+        return []
 
 
-def test_each_host_admits_its_hop(run: Run) -> None:
-    """Inside a flow, a redirect to another host asks the engine for that host's admission; one to the same does not."""
+def test_each_hop_is_admitted(run: Run) -> None:
+    """Inside a flow, a redirect asks the engine for admission, be it to another host or the same."""
 
     async def main() -> None:
         async with serve(_echo) as other:
@@ -217,14 +223,14 @@ def test_each_host_admits_its_hop(run: Run) -> None:
             async def handler(request: Request, writer: asyncio.StreamWriter) -> None:
                 writer.write(answer(b"", "302 Found", f"Location: {steps[request.target]}\r\n"))
 
-            async with serve(handler) as server, Client(limits=[Limit(concurrency=1)]) as client:
+            async with serve(handler) as server, Client() as client:
                 call = _Call()
                 token = current_call.set(call)
                 try:
                     got = await client.get(server.url("/1"))
                 finally:
                     current_call.reset(token)
-                assert call.readmitted == [other.url("/3")]
+                assert call.readmitted == [server.url("/2"), other.url("/3")]
                 assert got.attempts == 2
 
     run(main)

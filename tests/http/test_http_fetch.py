@@ -27,10 +27,13 @@ async def _mirror(request: Request, writer: asyncio.StreamWriter) -> None:
 
 
 class _Call:
-    position, attempt, deadline, idempotency_key = 0, 3, None, "stable-key"
+    position, attempt, deadline, idempotency_key, is_limited = 0, 3, None, "stable-key", True
 
-    async def readmit(self, value: Any) -> None:
-        raise AssertionError("no other host")
+    def covers(self, value: Any, item: Any = None) -> bool:
+        return True
+
+    def hint(self, hint: Any) -> None:
+        raise AssertionError("no rate was told of")
 
 
 def test_items(run: Run) -> None:

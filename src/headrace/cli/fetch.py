@@ -84,6 +84,12 @@ def fetch(
     body: Annotated[
         Text, typer.Option(metavar="db|none", help="Whether bodies are kept. [default: db]")
     ] = None,
+    robots: Annotated[
+        bool,
+        typer.Option(
+            "--robots", help="Ask robots.txt: skip what it disallows, keep its crawl-delay. [default: off]"
+        ),
+    ] = False,
     max_failures: MaxFailures = None,
     max_calls: Annotated[
         Text,
@@ -110,7 +116,8 @@ def fetch(
     given = {
         "concurrency": concurrency, "per-host": per_host, "rate": rate, "timeout": timeout, "attempts": attempts,
         "accept": accept, "method": method, "user-agent": user_agent, "contact": contact, "body": body,
-        "max-failures": max_failures, "max-calls": max_calls, "fuse": fuse, "window": window,
+        "robots": "yes" if robots else None, "max-failures": max_failures, "max-calls": max_calls, "fuse": fuse,
+        "window": window,
     }  # fmt: skip
     texts = {name: text for name, text in given.items() if text is not None}
     request = _read(inputs, texts, header, secret_header, out, problems)

@@ -50,6 +50,7 @@ DEFAULTS: Mapping[str, str | None] = {
     "fuse": "50",
     "window": None,
     "body": "db",
+    "robots": None,
 }
 _METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 _REFERENCE = re.compile(r"(\{env:[A-Za-z_][A-Za-z0-9_]*\})")
@@ -245,6 +246,7 @@ def _fetch(
             headers=[header.to_send() for header in headers],
             select=without_body if values["body"] == "none" else None,
             client=functools.partial(Client, timeouts=timeouts, user_agent=agent),
+            robots=values["robots"] is not None,
         )
     )
 

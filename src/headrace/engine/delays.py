@@ -60,11 +60,11 @@ class Delays:
     def hold(self, claims: list[Claim], seconds: float, error: Exception, bus: Bus | None) -> None:
         """Let everything of these claims' keys wait for `seconds`, and tell of it."""
         for state in admission.hold(claims, self._loop.time() + seconds):
-            self.tell_held(state, seconds, one_line(error)[:200], bus)
+            self.tell(state, one_line(error)[:200], bus)
 
-    @staticmethod
-    def tell_held(state: KeyState, seconds: float, reason: str, bus: Bus | None) -> None:
-        """Tell those who listen that a key waits."""
+    def tell(self, state: KeyState, reason: str, bus: Bus | None) -> None:
+        """Tell of a key that is held."""
         if bus is not None:
             at = time.time()
-            bus.emit(KeyHeld(at, state.limit.name, str(state.key), at + seconds, reason))
+            until = at + state.held_until - self._loop.time()
+            bus.emit(KeyHeld(at, state.limit.name, str(state.key), until, reason))

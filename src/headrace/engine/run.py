@@ -270,6 +270,7 @@ class Run:
         for caller in self.callers:
             await caller.close()
             caller.ended = True
+            caller.dispatch.drain()  # what was settled while it queued still stands in line at its limits
             caller.dispatch.wake_all()
         await self.exit.close()
         left = await self.workers.cancel(LAST_LOOK) if len(self.workers) else 0

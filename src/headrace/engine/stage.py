@@ -154,7 +154,9 @@ class Caller:
     def end_if_late(self, delivery: Delivery) -> None:
         """Fail a delivery whose `within=` has passed while it queued."""
         if delivery.state == QUEUED and delivery.until is not None:
-            delivery.state = WAITING  # where order is kept it ends in its turn, and is not to be called until then
+            delivery.state = (
+                WAITING  # where order is kept it ends in its turn, and is not to be called until then
+            )
             self.run.endings.fail(delivery, self.spec.name, self._too_late())
 
     # ------------------------------------------------------------------ the workers
@@ -475,7 +477,7 @@ class Caller:
         return True
 
     def _timed_out(self, delivery: Delivery) -> TimedOut:
-        if delivery.until is not None and self.run.clock() >= delivery.until:
+        if delivery.until is not None and (self.spec.timeout is None or self.run.clock() >= delivery.until):
             return self._too_late()
         return TimedOut(f"no result within timeout={self.spec.timeout:g} s")
 

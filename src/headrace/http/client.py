@@ -2,7 +2,7 @@
 
 Rules:
 1. Requests are admitted by limits, never queued in libcurl.
-2. A call is one or more hops. Each hop to another host is admitted anew, under that host's key.
+2. A call is one or more hops. Each of them is admitted by limits, under its own host's key, and charged to rates.
 3. Whatever ends a request (answer, error, cancellation) frees its connection at once, and its handle serves
    the next one.
 """
@@ -12,17 +12,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from random import Random
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from headrace.aio.gate import Gate
 from headrace.errors import CallError, PlanError
 from headrace.http.bodies import UNSET, Unset, encode
 from headrace.http.errors import ClientClosed, TooManyRedirects
 from headrace.http.headers import HeaderValue, Outgoing, compile_headers
-from headrace.http.permits import Permits
+from headrace.http.permits import Permits, rate_hint
 from headrace.http.profile import SAFE_METHODS, Profile, Timeouts, idle_connections
 from headrace.http.redirects import REDIRECTS, Hop, next_hop
 from headrace.http.resolver import Resolver
@@ -30,16 +31,21 @@ from headrace.http.response import Response
 from headrace.http.secrets import Secret
 from headrace.http.status import Accept, parse_accept, refuse
 from headrace.http.transport import Pool, Transport
-from headrace.http.url import mask, parse
+from headrace.http.url import Url, mask, parse
+from headrace.policies.backoff import spread
 from headrace.policies.classify import load_signal
 from headrace.policies.limits import Limit
 from headrace.policies.signals import Signal
 from headrace.ports import Call, current_call
 
+if TYPE_CHECKING:
+    from headrace.http.robots import Robots
+
 __all__ = ["Client", "ClientStatistics", "Template", "check_method"]
 
 MAX_BODY: Final = 32 * 1024 * 1024
 
+Guard = Callable[[Url], Awaitable[None]]
 HeadersLike = Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]]
 
 
@@ -62,6 +68,8 @@ class ClientStatistics:
 class Template:
     """What many requests of one client have in common, checked and compiled once. Made by
     `Client.prepare`.
+
+    `guard` is asked before each hop. With `cut`, of a body that is too large the beginning is the answer.
     """
 
     method: str
@@ -72,14 +80,17 @@ class Template:
     follow: bool
     has_body: bool
     pool: Pool
+    most_redirects: int
+    guard: Guard | None = None
+    cut: bool = False
 
 
 class Client:
     """An HTTP client over libcurl; use it with `async with`, in one event loop.
 
     `headers` go with every request (`Secret` values and `{env:NAME}` are never shown, and not sent to another
-    origin). `max_body` caps the decoded body in bytes (None: no cap). `limits` are honoured here when no flow
-    is running the call, as a flow takes its own. `downgrade` allows redirects from https to http.
+    origin). `max_body` caps the decoded body in bytes (None: no cap). `limits` are taken around each request,
+    but for those that the flow which makes the call has taken for it. `downgrade` allows redirects from https to http.
     `connections` is how many are kept open when idle. The environment's
     proxy variables are not read: give `proxy=`. Raises PlanError for options that cannot work.
     """
@@ -112,8 +123,10 @@ class Client:
         self._resolver = resolver
         self._owns_resolver = resolver is None
         self._templates: dict[str, Template] = {}
+        self._robots: dict[tuple[str, Profile], Robots] = {}
         self._transport: Transport | None = None
         self._gate = Gate()
+        self._rng = Random()
         self._closed = False
         self._failures = 0
         compile_headers(self._headers)
@@ -223,7 +236,27 @@ class Client:
             follow=follow,
             has_body=has_body,
             pool=self._bound().pool(profile, method, has_body),
+            most_redirects=self._max_redirects,
         )
+
+    def obey_robots(self, template: Template) -> None:
+        """Let each request of a template ask robots.txt before; what that says is kept with the client."""
+        from headrace.http.robots import MOST_READ, MOST_REDIRECTS, Robots
+
+        named = next((line for line in template.headers.public if line[:11].lower() == "user-agent:"), None)
+        agent = named[11:].strip() if named else self._profile.user_agent
+        key = (agent, template.profile)
+        robots = self._robots.get(key)
+        if robots is None:
+            asking = self.prepare(
+                "GET",
+                headers=None if named is None else {"User-Agent": agent},
+                timeouts=template.profile.timeouts,
+                max_body=MOST_READ + 1,  # so that it can be seen that there is more
+            )
+            asking.most_redirects, asking.cut = MOST_REDIRECTS, True
+            robots = self._robots[key] = Robots(self, asking, agent)
+        template.guard = robots.check
 
     async def send(
         self,
@@ -233,11 +266,11 @@ class Client:
         body: bytes | None = None,
         extra: Sequence[str] = (),
         item: Any = None,
+        keyed_by: Any = None,
     ) -> Response:
-        """Make one call from a template; `extra` are header lines of this call alone. Otherwise as
-        `request`.
+        """Make one call from a template; `extra` are header lines of this call alone, `keyed_by` is the value of a
+        stage whose keys are those of the URL. Otherwise as `request`.
         """
-        call = current_call.get(None)
         parsed = parse(url)
         headers = template.headers
         if extra:
@@ -245,27 +278,34 @@ class Client:
         if parsed.userinfo is not None and "authorization" not in headers.names:
             headers = headers.plus([_basic(parsed.userinfo)], secret=True)
         hop = Hop(template.method, parsed, headers, body)
-        admission: Call | Permits | None = call
+        if template.guard is not None:
+            await template.guard(parsed)
+        call = current_call.get(None)
         permits: Permits | None = None
         signal: Signal = "ignore"
-        if call is None and self._limits:
-            # No flow takes this client's limits, so the call does.
-            admission = permits = Permits(self._gate, self._limits)
-            await permits.readmit(parsed.text)
+        if self._limits or (call is not None and not call.covers(url, keyed_by)):
+            permits = Permits(self._gate, self._limits, call)
+            await permits.enter(parsed.text)
         try:
             transport = self._bound()
             began = perf_counter()
             response = await transport.exchange(
-                template.profile, template.pool, hop, template.max_body, began
+                template.profile, template.pool, hop, template.max_body, began, template.cut
             )
+            if permits is not None or (call is not None and call.is_limited):
+                self._heed(response, permits, call)
             if response.status in REDIRECTS and template.follow:
-                response = await self._follow(transport, template, hop, response, began, admission)
+                permits = permits or Permits(self._gate, (), call)
+                response = await self._follow(transport, template, hop, response, began, permits, call)
             elif response.status not in template.accept:
                 raise refuse(hop.method, response)
             signal = "success"
         except CallError as error:
             self._failures += 1
-            signal = load_signal(error)
+            if permits is not None:
+                signal = load_signal(error)
+                if error.hold and error.retry_after:
+                    permits.hold(spread(error.retry_after, self._rng))
             raise
         finally:
             if permits is not None:
@@ -286,24 +326,32 @@ class Client:
         hop: Hop,
         response: Response,
         began: float,
-        admission: Call | Permits | None,
+        permits: Permits,
+        call: Call | None,
     ) -> Response:
-        """Follow redirects from the first answer on. The first request was sent, whatever becomes of the
-        others.
+        """Follow redirects from the first answer on, each hop under its limits. The first request was sent,
+        whatever becomes of the others.
         """
         url, count, profile = response.url, 0, template.profile
         try:
             while (following := next_hop(hop, response, downgrade=self._downgrade)) is not None:
                 count += 1
-                if count > self._max_redirects:
-                    raise self._too_many(hop)
-                if admission is not None and following.url.key != hop.url.key:
-                    waited = perf_counter()
-                    await admission.readmit(following.url.text)
-                    began += perf_counter() - waited  # waiting for a limit is no part of the call
+                if count > template.most_redirects:
+                    raise _too_many(hop, template.most_redirects)
+                waited = perf_counter()
+                if template.guard is not None:
+                    permits.leave("success")  # it makes a request itself, and may wait for another one
+                    await template.guard(following.url)
+                if self._limits or (call is not None and not call.covers(following.url.text)):
+                    await permits.enter(following.url.text, is_answered=True)
+                began += perf_counter() - waited  # waiting for a limit is no part of the call
                 hop = following
                 pool = transport.pool(profile, hop.method, hop.body is not None)
-                response = await transport.exchange(profile, pool, hop, template.max_body, began)
+                response = await transport.exchange(
+                    profile, pool, hop, template.max_body, began, template.cut
+                )
+                if self._limits or (call is not None and call.is_limited):
+                    self._heed(response, permits, call)
             if response.status not in template.accept:
                 raise refuse(hop.method, response)
         except CallError as error:
@@ -313,11 +361,15 @@ class Client:
         response.url, response.redirects = url, count
         return response
 
-    def _too_many(self, hop: Hop) -> TooManyRedirects:
-        shown = mask(hop.url.text)
-        return TooManyRedirects(
-            f"{hop.method} {shown}: more than {self._max_redirects} redirects", url=shown, host=hop.url.key
-        )
+    def _heed(self, response: Response, permits: Permits | None, call: Call | None) -> None:
+        """Tell the limits of an answer what it says of its server's rate."""
+        hint = rate_hint(response)
+        if hint is None:
+            return
+        if permits is not None:
+            permits.hint(hint, self._rng)
+        if call is not None:
+            call.hint(hint)
 
     # ------------------------------------------------------------------------------------------------ life
 
@@ -383,3 +435,8 @@ def check_method(method: str) -> None:
 
 def _basic(userinfo: tuple[str, str]) -> str:
     return "Authorization: Basic " + base64.b64encode(":".join(userinfo).encode()).decode("ascii")
+
+
+def _too_many(hop: Hop, most: int) -> TooManyRedirects:
+    shown = mask(hop.url.text)
+    return TooManyRedirects(f"{hop.method} {shown}: more than {most} redirects", url=shown, host=hop.url.key)

@@ -28,6 +28,7 @@ __all__ = [
     "InvalidUrl",
     "RedirectRefused",
     "ResolveFailed",
+    "RobotsUnavailable",
     "Stalled",
     "StatusError",
     "TlsFailed",
@@ -190,6 +191,17 @@ class RedirectRefused(HttpError):
     """A redirect led where we do not follow: another scheme, https to http, or no usable URL. Permanent."""
 
     phase = "redirect"
+
+
+class RobotsUnavailable(HttpError):
+    """robots.txt could not be had (5xx, 429, no answer), so that it is unknown what may be requested.
+
+    Transient; nothing was sent. The error that it ended with is the cause, `status` that of the answer, if there was
+    one.
+    """
+
+    disposition = Disposition.TRANSIENT
+    status: int | None = None
 
 
 class ClientClosed(HttpError):

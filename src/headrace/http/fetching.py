@@ -21,7 +21,8 @@ from headrace.http.response import COLUMNS, Response
 from headrace.http.secrets import Secret, is_secret_name, references
 from headrace.http.status import parse_accept
 from headrace.http.template import fields_of, fill_json, fill_url, without_userinfo
-from headrace.http.url import host, mask
+from headrace.http.url import RequestUrl, host, mask
+from headrace.policies.further import understands_urls
 from headrace.policies.limits import Limit
 from headrace.policies.retry import Retry
 from headrace.ports import Effect, StageDefaults, current_call
@@ -61,8 +62,10 @@ class Fetch:
         effect: Effect | None,
         idempotent: bool,
         idempotency_key: str | None,
+        robots: bool,
     ) -> None:
         self._url = url
+        self._robots = robots
         self._secret_fields = _check_url_template(url)
         self._method = method
         self._headers = tuple(headers.items() if isinstance(headers, Mapping) else headers or ())
@@ -109,6 +112,8 @@ class Fetch:
             shape["headers"] = [[name.lower(), _shown(name, value)] for name, value in self._headers]
         if self._json is not UNSET:
             shape["json"] = self._json
+        if self._robots:
+            shape["robots"] = True
         if select is not None:
             shape["select"] = (
                 select if isinstance(select, str) else getattr(select, "__qualname__", repr(type(select)))
@@ -142,14 +147,14 @@ class Fetch:
         extra: tuple[str, ...] = ()
         if self._key_header is not None and (call := current_call.get(None)) is not None:
             extra = (f"{self._key_header}: {call.idempotency_key}",)
-        response = await client.send(prepared[1], url, body=body, extra=extra, item=item)
+        response = await client.send(prepared[1], url, body=body, extra=extra, item=item, keyed_by=item)
         if self._secret_fields:
             self._hide(response, item)
         return response if self._select is None else self._select(response)
 
     def _prepare(self, client: Client) -> Template:
         has_body = self._json is not UNSET
-        return client.prepare(
+        template = client.prepare(
             self._method,
             headers=self._headers,
             accept=self._accept,
@@ -158,6 +163,9 @@ class Fetch:
             has_body=has_body,
             content_type="application/json" if has_body else None,
         )
+        if self._robots:
+            client.obey_robots(template)
+        return template
 
     def _url_for(self, item: Any) -> str:
         if self._url is not None:
@@ -180,8 +188,11 @@ class Fetch:
             reference = f"{{{name}}}"
             response.final_url = response.final_url.replace(fill_url(f"?{reference}", item)[1:], reference)
 
+    @understands_urls
     def host(self, item: Any) -> str:
         """Give the key `host:port` that an item's request goes to: `by=` for a fetch with a url= template."""
+        if isinstance(item, RequestUrl):  # of a redirect
+            return host(item)
         return host(self._url_for(item))
 
     def __repr__(self) -> str:
@@ -203,6 +214,7 @@ def fetch(
     effect: Literal["safe", "idempotent", "once"] | None = None,
     idempotent: bool = False,
     idempotency_key: str | None = "Idempotency-Key",
+    robots: bool = False,
 ) -> Fetch:
     """Make the function of a stage that requests each item.
 
@@ -219,6 +231,8 @@ def fetch(
         effect: Overrides what the method says a repeated request would do.
         idempotent: The server honours the idempotency key, so that POST and PATCH may be repeated.
         idempotency_key: The header that carries it in a flow, for methods that are not safe; None sends none.
+        robots: Ask each host's robots.txt first. What it disallows is Skipped, its crawl-delay is kept, and where it
+        cannot be had the item fails with RobotsUnavailable and is repeated.
 
     Raises PlanError for what cannot work.
     """
@@ -238,6 +252,7 @@ def fetch(
         effect,
         idempotent,
         idempotency_key,
+        robots,
     )
 
 

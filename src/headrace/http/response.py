@@ -101,6 +101,11 @@ class Response:
         return self._headers
 
     @property
+    def raw_head(self) -> Sequence[bytes]:
+        """The lines of status and headers as they came, interim answers first."""
+        return self._head
+
+    @property
     def nbytes(self) -> int:
         """The size of the body, by which a run weighs its open items."""
         return len(self.body)

@@ -217,6 +217,7 @@ class Handle:
             self.limit = REDIRECT_BODY if self.limit is None else min(self.limit, REDIRECT_BODY)
         self.size = size = size + len(chunk)
         if self.limit is not None and size > self.limit:
+            self.chunks.append(chunk[: len(chunk) - (size - self.limit)])
             return 0
         self.chunks.append(chunk)
         return None

@@ -77,10 +77,16 @@ class Transport:
         return self._pools.setdefault((profile, method, has_body), [])
 
     async def exchange(
-        self, profile: Profile, pool: Pool, hop: Hop, max_body: int | None, began: float
+        self,
+        profile: Profile,
+        pool: Pool,
+        hop: Hop,
+        max_body: int | None,
+        began: float,
+        cut: bool = False,
     ) -> Response:
         """Send one request and give its answer, whatever the status. `began` (perf_counter) is when the call
-        did.
+        did. With `cut`, a body that is too large ends at `max_body`.
 
         Raises HttpError. Cancelling closes the connection at once.
         """
@@ -101,7 +107,7 @@ class Transport:
         except (pycurl.error, MultiFailed) as error:
             if handle is None:
                 raise
-            if _is_cut_redirect(handle):
+            if _is_cut(handle, cut):
                 return self._answer(handle, hop, waited, began)
             raise self._failed(error, handle, hop, began) from error
         finally:
@@ -274,11 +280,11 @@ def _left(hop: Hop, profile: Profile, gone: float) -> float | None:
     return total - gone
 
 
-def _is_cut_redirect(handle: Handle) -> bool:
-    """Whether the transfer was ended by us because nobody reads the body of a redirect."""
+def _is_cut(handle: Handle, cut: bool) -> bool:
+    """Whether the transfer was ended by us because nobody reads more: of a redirect, or where it was asked for."""
     return (
         handle.limit is not None
         and handle.size > handle.limit
         and bool(handle.head)
-        and handle.curl.getinfo(pycurl.RESPONSE_CODE) in REDIRECTS
+        and (cut or handle.curl.getinfo(pycurl.RESPONSE_CODE) in REDIRECTS)
     )

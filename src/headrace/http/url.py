@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urljoin
 
 from headrace.http.errors import InvalidUrl, UnsupportedScheme
+from headrace.policies.further import understands_urls
 
-__all__ = ["Url", "host", "join", "mask", "parse"]
+__all__ = ["RequestUrl", "Url", "host", "join", "mask", "parse"]
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MAX_LENGTH = 65_536
@@ -208,6 +209,16 @@ def mask(url: str) -> str:
     return head + question + _QUERY_VALUE.sub("=***", query)
 
 
+class RequestUrl(str):
+    """The URL of a request, for key functions that would else take a text for an item. It shows masked."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(mask(self))
+
+
+@understands_urls
 def host(value: Any) -> str:
     """Give the key `host:port` of a URL, of a row with a "url", or of a response:
     `hr.Limit(by=hr.http.host, …)`.

@@ -99,6 +99,13 @@ class KeyState:
             wait = max(wait, self.gcra.wait(now, cost))
         return wait if self.paced is None else max(wait, self.paced.wait(now))
 
+    def charge(self, cost: float, now: float) -> None:
+        """Let a start of `cost` count in its rates."""
+        if self.gcra is not None:
+            self.gcra.take(now, cost)
+        if self.paced is not None:
+            self.paced.take(now)
+
     def learn(
         self, signal: Signal, began: float, now: float, rng: Random | None = None, *, may_grow: bool = True
     ) -> bool:

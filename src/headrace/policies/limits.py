@@ -50,6 +50,7 @@ __all__ = [
     "learn",
     "refund",
     "release",
+    "wait_of",
 ]
 
 #: So many keys are kept without asking whether they are idle: keys that come and go need not be made anew
@@ -382,9 +383,7 @@ def admit(claims: Sequence[Claim], now: float) -> float:
         if state.inflight >= state.capacity:
             return math.inf
         if state.held_until > now or state.gcra is not None or state.paced is not None:
-            if now < state.limit._seen - CLOCK_CHANGED:
-                state.limit._change_clock(now)
-            wait = max(wait, state.wait(each.cost, now))
+            wait = max(wait, wait_of(state, each.cost, now))
     if wait > 0.0:
         return wait
     for each in claims:
@@ -393,11 +392,16 @@ def admit(claims: Sequence[Claim], now: float) -> float:
         each.taken = True
         each.began = now
         state.limit._seen = now
-        if state.gcra is not None:
-            state.gcra.take(now, each.cost)
-        if state.paced is not None:
-            state.paced.take(now)
+        if state.gcra is not None or state.paced is not None:
+            state.charge(each.cost, now)
     return 0.0
+
+
+def wait_of(state: KeyState, cost: float, now: float) -> float:
+    """Give the seconds until a key's holds and rates allow a start of `cost`. Takes nothing."""
+    if now < state.limit._seen - CLOCK_CHANGED:
+        state.limit._change_clock(now)
+    return state.wait(cost, now)
 
 
 def blocked(claims: Sequence[Claim], now: float) -> KeyState | None:

@@ -18,7 +18,7 @@ from random import Random
 from typing import Literal, NamedTuple
 
 from headrace.errors import Disposition, GiveUp, PlanError, RetryAfter, Skip
-from headrace.policies.backoff import full_jitter
+from headrace.policies.backoff import full_jitter, spread
 from headrace.policies.classify import classify, is_a, transient
 from headrace.policies.limit_options import short
 
@@ -28,8 +28,6 @@ On = Callable[[BaseException], bool] | type[BaseException] | tuple[type[BaseExce
 
 #: Attempts for a function that raises RetryAfter on a stage without `retry=`.
 ATTEMPTS_WITHOUT_RETRY = 4
-#: The share of a demanded wait that is drawn on top, so that not all come back in the same instant.
-SPREAD = 0.1
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
@@ -133,7 +131,7 @@ class Decision(NamedTuple):
 
     `again`: repeat it `after` seconds. `fail`: the item fails with this error. `in_doubt`: it fails as
     InDoubt. `skip`: it is settled as Skipped. Whatever the kind, where `hold` is not None the whole key waits
-    for so many seconds.
+    for so many seconds: those that were asked for, and up to a tenth more.
     """
 
     kind: Literal["again", "fail", "in_doubt", "skip"]
@@ -163,24 +161,19 @@ def decide(
         return Decision("fail")
     if is_a(error, RetryAfter):
         limit = ATTEMPTS_WITHOUT_RETRY if retry is None else retry.attempts
-        after = _spread(error.seconds, rng)
-        hold = error.seconds if error.hold and error.seconds > 0.0 else None
+        after = spread(error.seconds, rng)
+        hold = after if error.hold and after > 0.0 else None
         return _again_or_fail(after, hold, attempt < limit, now, deadline)
 
     verdict = classify(error)
-    hold = verdict.retry_after if verdict.hold and verdict.retry_after else None
+    asked = spread(verdict.retry_after, rng) if verdict.retry_after is not None else 0.0
+    hold = asked if verdict.hold and asked > 0.0 else None
     if effect == "once" and sent and verdict.ambiguous:
         return Decision("in_doubt", 0.0, hold)
     if retry is None or attempt >= retry.attempts or not retry.matches(error):
         return Decision("fail", 0.0, hold)
-    after = retry.backoff(attempt, verdict.disposition, rng)
-    if verdict.retry_after is not None:
-        after = max(after, _spread(verdict.retry_after, rng))
+    after = max(asked, retry.backoff(attempt, verdict.disposition, rng))
     return _again_or_fail(after, hold, True, now, deadline)
-
-
-def _spread(seconds: float, rng: Random) -> float:
-    return seconds * (1.0 + SPREAD * rng.random())
 
 
 def _again_or_fail(

@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextvars
 import dataclasses
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from headrace.policies.limits import Limit
+from headrace.policies.limits import Claim, Limit
+from headrace.policies.rate_headers import RateHint
 from headrace.policies.retry import Retry
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "current_call",
 ]
 
+T = TypeVar("T")
 Effect = Literal["safe", "idempotent", "once"]
 
 
@@ -63,10 +65,47 @@ class Call(Protocol):
         """A key that is the same for every attempt of this call, in later runs too."""
         ...
 
-    async def readmit(self, value: Any) -> None:
-        """Give back the permits of keyed limits and take those of `value` instead (a redirect's next hop).
+    @property
+    def is_limited(self) -> bool:
+        """Whether the attempt holds any limit now."""
+        ...
 
-        Waits as long as its limits say; the attempt's own time limit does not run meanwhile.
+    def covers(self, value: Any, item: Any = None) -> bool:
+        """Say whether a request for `value` (a URL), made from `item`, may go out without `readmit`, and count it.
+
+        True for the first request of the attempt, if its keys are those that the attempt holds; and where the attempt
+        holds no limit.
+        """
+        ...
+
+    async def readmit(
+        self, value: Any, limits: Sequence[Limit] = (), *, is_answered: bool = False
+    ) -> list[Claim]:
+        """Wait until a request for `value` (a URL) may go out: the limits that the attempt holds are charged for it,
+        at another key where it has one, and `limits` are taken besides, as far as the attempt does not hold them.
+
+        Gives the claims on these, to be given back by the caller at the request's end. `is_answered`: the request
+        before it was answered, as with a redirect. The attempt's own time limit does not run meanwhile. Raises
+        CallError where a key or cost cannot be had, and LookupError where the attempt is over.
+        """
+        ...
+
+    async def aside(self, waiting: Awaitable[T], *, rest: float = 0.0) -> T:
+        """Wait for something that other calls bring about, with all limits given back meanwhile, and take them again.
+
+        Nothing more starts with the attempt's keys for `rest` seconds: it would have to wait as well. What `waiting`
+        raises comes out, and the limits stay given back.
+        """
+        ...
+
+    def hint(self, hint: RateHint) -> None:
+        """Tell what the last answer said of its server's rate; the attempt's keys may be held for it."""
+        ...
+
+    def space(self, value: Any, interval: float) -> bool:
+        """Let starts be at least so many seconds apart, at the keys that the attempt's limits have for `value` (a URL).
+
+        Says whether there are such keys.
         """
         ...
 
