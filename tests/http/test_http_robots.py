@@ -178,8 +178,11 @@ def test_what_cannot_be_read_allows(run: Run, robots: bytes, allowed: bool) -> N
     run(main)
 
 
-@pytest.mark.parametrize("status", ["500 X", "501 X", "503 X", "429 X", "cut"])
-def test_what_is_not_to_be_had_now_is_asked_again(run: Run, status: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "signal"),
+    [("500 X", "fault"), ("501 X", "fault"), ("503 X", "overload"), ("429 X", "throttled"), ("cut", "lost")],
+)
+def test_what_is_not_to_be_had_now_is_asked_again(run: Run, status: str, signal: str) -> None:
     """5xx and no answer: nothing is requested, the item fails as of the moment and is repeated."""
     bad: list[bool] = []
 
@@ -204,7 +207,7 @@ def test_what_is_not_to_be_had_now_is_asked_again(run: Run, status: str) -> None
             (failed,) = (await hr.map(request, [url], retry=hr.Retry(attempts=1))).failed
             assert isinstance(failed.error, RobotsUnavailable)
             assert failed.error.status == (None if status == "cut" else int(status[:3]))
-            assert load_signal(failed.error) == ("ignore" if status in ("500 X", "501 X") else "overload")
+            assert load_signal(failed.error) == signal
             assert f"robots.txt of 127.0.0.1:{server.port} is not to be had" in str(failed.error)
             assert "hush" not in f"{failed.error!r}{failed.error.__cause__!r}{failed.error.url}"
             assert asked(server)["/page?key=hush"] == 1
