@@ -15,6 +15,7 @@ import typer
 from headrace.cli.ending import USAGE, ending
 from headrace.cli.loading import UserCodeFailed, guarded, load_module, show_user_error, split_target
 from headrace.cli.options import (
+    DEFAULT_WAIT,
     AcceptChanges,
     Fresh,
     MaxAge,
@@ -22,6 +23,7 @@ from headrace.cli.options import (
     NoProgress,
     Problems,
     Quiet,
+    Wait,
     Window,
     Within,
     read_count,
@@ -44,6 +46,7 @@ def run(
         str | None, typer.Option(metavar="NAME", help="The name of the job. [default: default]")
     ] = None,
     within: Within = None,
+    wait: Wait = None,
     max_failures: MaxFailures = None,
     window: Window = None,
     fresh: Fresh = False,
@@ -57,6 +60,7 @@ def run(
     problems = Problems()
     options: dict[str, Any] = {
         "within": problems.read("--within", within, read_duration),
+        "wait": problems.read("--wait", DEFAULT_WAIT if wait is None else wait, read_duration),
         "max_failures": problems.read("--max-failures", max_failures, read_failures),
         "window": problems.read("--window", window, read_count),
         "max_age": problems.read("--max-age", max_age, read_duration),

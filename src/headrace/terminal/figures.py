@@ -145,6 +145,11 @@ class Figures:
             words.append(f"{count(held)} for a limit")
         return words
 
+    @property
+    def parked(self) -> int:
+        """Items that are parked now, by the whole job where there is one."""
+        return max(self.statistics.parked, self.statistics.job_parked)
+
     def holds(self) -> list[str]:
         """Which keys are held, for how long still, and why."""
         return [
@@ -182,6 +187,8 @@ class Figures:
         parts = [self.amount() + " settled"]
         if self.failed:
             parts.append(f"{count(self.failed)} failed")
+        if self.parked:
+            parts.append(f"{count(self.parked)} parked")
         parts += self._pace()
         if self.loop_held:
             parts.append(f"loop held {duration(self.loop_held)}")
@@ -202,6 +209,8 @@ class Figures:
         if words := self.waiting():
             second.append("waiting: " + ", ".join(words))
         second.append(f"failed {count(self.failed)}")
+        if self.parked:
+            second.append(f"parked {count(self.parked)}")
         lines = [head, "  " + " · ".join(second)]
         if busiest := self.busiest():
             lines.append("  busiest: " + " · ".join(busiest))
