@@ -201,7 +201,8 @@ class Report:
             raise ItemsFailed(
                 f"not all items are done: {', '.join(why) or self.stopped}",
                 causes or [RuntimeError(self.stopped or "unfinished")],
-                unfinished=self.parked_in_all + self.returned,
+                (),
+                self.parked_in_all + self.returned,
             )
         return self
 
