@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import operator
 import os
+import shlex
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -218,8 +219,12 @@ class Report:
         """Say how many items are parked, until when, and how to go on; "" where none are."""
         if not self.parked_in_all or self.next_due is None:
             return ""
-        how = "" if self.place is None else f"; run the same again, or headrace resume {self.place}"
-        return f"{_number(self.parked_in_all)} parked until {_moment(self.next_due)}{how}"
+        until = "and due" if self.next_due <= time.time() else f"until {_moment(self.next_due)}"
+        how = ""
+        if self.place is not None:
+            job = "" if self.job in (None, "default") else f" --job {shlex.quote(self.job or '')}"
+            how = f"; run the same again, or headrace resume {shlex.quote(self.place)}{job}"
+        return f"{_number(self.parked_in_all)} parked {until}{how}"
 
     def as_dict(self) -> dict[str, Any]:
         """Give it as plain data, JSON-able."""

@@ -88,6 +88,7 @@ class Intake:
         self._rest: asyncio.Future[None] | None = None  # set while it waits for what is parked
         self._rest_until = math.inf
         self._looking: asyncio.TimerHandle | None = None
+        self._reading = 0.0  # seconds of this pass
         self.wanted: asyncio.Future[None] | None = None  # set while it waits for room
         self.room_enough = 1  # what it waits for
         self._left = min((s.size for s in _leading_takes(run)), default=None)
@@ -182,10 +183,12 @@ class Intake:
             room = await self._room()
             if self.ended or room <= 0:
                 break
+            began = self.run.clock()
             chunk = await reader.read(room)
             if chunk is None:
                 return True
             goes_on = admit(chunk)
+            self._reading += self.run.clock() - began
             watch = self.run.watch
             if watch is not None and self.run.clock() >= watch.starts_at:
                 watch.start_late(Place("source"))
@@ -352,8 +355,9 @@ class Intake:
             at = None if at is None else max(at, not_before)
             if at is not None and at <= now + TICK:
                 await self._blocked.wait()
+                self._reading = 0.0
                 await self._take_up()
-                not_before = run.clock() + (run.clock() - now) * (1 / READING_SHARE - 1)
+                not_before = run.clock() + self._reading * (1 / READING_SHARE - 1)
                 continue
             is_near = at is not None and at - now <= parking.wait
             if not is_near and not run.roots.open:
