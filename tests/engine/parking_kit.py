@@ -15,16 +15,18 @@ import headrace as hr
 from headrace.engine import parking
 from headrace.sqlite.writer import Writer
 
-__all__ = ["Calendar", "dead", "parked", "positions", "virtual_jobs"]
+__all__ = ["START", "Calendar", "dead", "parked", "positions", "virtual_jobs"]
 
 T = TypeVar("T")
+#: When it all begins, in seconds since the epoch: so far ahead that no date of a test is past.
+START = 4_000_000_000.0
 
 
 class Calendar:
     """Dates that pass with the loop's time, and `epoch` to let years go by between runs."""
 
     def __init__(self) -> None:
-        self.epoch = 1_000_000_000.0
+        self.epoch = START
 
     def time(self) -> float:
         """Give the date."""

@@ -145,7 +145,7 @@ class Accounts:
             state=run.state,
             stages=[self._stage_statistics(caller) for caller in callers],
             keys=self._busiest_keys(),
-            source_ended=run.intake.ended or run.intake.exhausted,
+            source_ended=run.intake.source_over,
             job_parked=len(run.parking),
         )
 

@@ -64,11 +64,14 @@ class Endings:
         """Return a delivery to the source; one whose *once* call went out is in doubt instead."""
         if delivery.state in FINAL or delivery.state in (SPREAD, DECIDED):
             return
-        if is_sent(delivery):
-            stopped = InDoubt("the run was cancelled when the call had gone out; its end is unknown")
-            self._end(delivery, Ending("failed", "run", stopped, in_doubt=True))
-        else:
-            self._end(delivery, Ending("returned"))
+        self._end(delivery, self._unfinished(delivery))
+
+    @staticmethod
+    def _unfinished(delivery: Delivery) -> Ending:
+        if not is_sent(delivery):
+            return Ending("returned")
+        stopped = InDoubt("the run was cancelled when the call had gone out; its end is unknown")
+        return Ending("failed", "run", stopped, in_doubt=True)
 
     def _end(self, delivery: Delivery, ending: Ending) -> None:
         if delivery.weight and delivery.origin is not None:
@@ -103,7 +106,7 @@ class Endings:
         family: Family = parent.more
         family.closed = True
         if family.bad is None:
-            family.bad = Ending("returned")
+            family.bad = self._unfinished(parent)
 
     def close_family(self, parent: Delivery) -> None:
         """End `parent` if all its children have."""

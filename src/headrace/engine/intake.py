@@ -89,6 +89,7 @@ class Intake:
         self._rest_until = math.inf
         self._looking: asyncio.TimerHandle | None = None
         self._reading = 0.0  # seconds of this pass
+        self.has_enough = False  # of the source: only what this run has parked may still come
         self.wanted: asyncio.Future[None] | None = None  # set while it waits for room
         self.room_enough = 1  # what it waits for
         self._left = min((s.size for s in _leading_takes(run)), default=None)
@@ -124,6 +125,21 @@ class Intake:
             self.wanted.set_result(None)
         self.look_again()
 
+    def enough(self) -> bool:
+        """Take no more from the source, but what was taken and parked: the caller then interrupts the reading.
+
+        False, with nothing done, where that leaves nothing to come.
+        """
+        if self.source_over or not (self.run.parking.is_kept and self.run.accounts.parked):
+            return False
+        self.has_enough = self.run.parking.only_own = True
+        return True
+
+    @property
+    def source_over(self) -> bool:
+        """Whether the source itself gives no more."""
+        return self.ended or self.exhausted or self.has_enough
+
     def look_again(self) -> None:
         """Look again at what is parked: nothing is open any more, or it has changed."""
         if self._rest is not None and not self._rest.done():
@@ -146,11 +162,16 @@ class Intake:
         """Read to the end of the source, or until stopped; before and after that, what is parked and due."""
         try:
             parking = self.run.parking
-            at = parking.next_at()
-            if at is not None and at <= self.run.clock():
-                await self._take_up()
-            self.exhausted = await self._pass(self._bookmark, self._admit)
-            if self.exhausted and parking.is_kept:
+            try:
+                at = parking.next_at()
+                if at is not None and at <= self.run.clock():
+                    await self._take_up()
+                self.exhausted = await self._pass(self._bookmark, self._admit)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if self.ended or not self.has_enough or task is None or not task.uncancel() == 0:
+                    raise
+            if (self.exhausted or self.has_enough) and parking.is_kept:
                 await self._take_up_the_rest()
         except asyncio.CancelledError as error:
             if self.ended:
@@ -216,7 +237,8 @@ class Intake:
     async def _room(self) -> int:
         """Wait for room in the window, and say how many items may be read."""
         window = self.run.window
-        if self._left == 0:
+        left = None if self.has_enough else self._left
+        if left == 0:
             return 0
         if window.room() < 1:
             self.room_enough = max(1, min(CHUNK, (window.roots.share - self.run.plan.concurrency) // 4))
@@ -228,12 +250,12 @@ class Intake:
             try:
                 await self.wanted
             finally:
+                self.wanted = None
                 if self._looking is not None:
                     self._looking.cancel()
-            self.wanted = None
             self.run.look()
         room = min(CHUNK, window.room())
-        return room if self._left is None else min(room, self._left)
+        return room if left is None else min(room, left)
 
     def _look_for_room(self) -> None:
         """Have some of what waits long put aside, and look again later, as long as there is no room."""
@@ -350,7 +372,7 @@ class Intake:
     async def _take_up_the_rest(self) -> None:
         """Take up what is parked whenever some is due, until nothing is open and no more will be due within `wait`."""
         run, parking, not_before = self.run, self.run.parking, -math.inf
-        while not self.ended and self._left != 0:
+        while not self.ended and (self.has_enough or self._left != 0):
             now, at = run.clock(), parking.next_at()
             at = None if at is None else max(at, not_before)
             if at is not None and at <= now + TICK:

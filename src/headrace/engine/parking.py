@@ -12,7 +12,7 @@ Rules:
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from headrace.engine.committer import Committer
@@ -60,6 +60,7 @@ class Parkings:
         #: By position: what is in the window, and in the ledger still parked.
         self.again: dict[int, Parking] = {}
         self._not_taken = set(self.earlier)
+        self.only_own = False  # whether nothing is taken up but what this run took and parked
         self._for_room = 0
         self._look_at = 0.0
         self._untold: dict[tuple[str, str], ItemsParked] = {}
@@ -219,11 +220,16 @@ class Parkings:
 
     def next_at(self) -> float | None:
         """Give when the next one is due, on the run's clock; None where none is parked."""
-        return min((parking.at for parking in self.waiting.values()), default=None)
+        return min((parking.at for _, parking in self._to_come()), default=None)
 
     def due(self, now: float) -> set[int]:
         """Give the positions that are due at `now`."""
-        return {position for position, parking in self.waiting.items() if parking.at <= now}
+        return {position for position, parking in self._to_come() if parking.at <= now}
+
+    def _to_come(self) -> Iterable[tuple[int, Parking]]:
+        if not self.only_own:
+            return self.waiting.items()
+        return [entry for entry in self.waiting.items() if entry[0] not in self._not_taken]
 
     def take_up(self, position: int) -> bool:
         """Note that a parked item enters the window again; say whether this run takes it for the first time."""

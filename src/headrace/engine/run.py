@@ -316,6 +316,16 @@ class Run:
             self.stop_reading()
             self.check_over()  # a task that is cancelled before its first step cannot do it
 
+    def enough(self, reason: str) -> None:
+        """Take no more from the source, as a stage says; what this run has parked may come again."""
+        if self.intake.has_enough:
+            return
+        if not self.intake.enough():
+            self.stop_source(reason)
+            return
+        self.shutdown.reason = self.shutdown.reason or reason
+        self.stop_reading()
+
     def trouble(self, error: BaseException) -> None:
         """Note a trouble of the run itself, the first one, and stop: at once where nothing can be recorded any more."""
         if self.trouble_raised is None:
