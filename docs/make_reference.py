@@ -52,6 +52,7 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
                 "Outcomes", "Outcome", "Done", "Failed", "Skipped", "Parked", "Returned", "Report",
                 "headrace.report.StageReport", "headrace.report.FailureCause", "headrace.report.HeldPlace",
                 "headrace.events.Statistics", "headrace.events.StageStatistics", "headrace.events.LoopHeld",
+                "headrace.events.ItemsParked",
             ],
             "Decisions": ["Retry", "transient", "Limit", "Adaptive", "headrace.policies.limits.LimitRefused",
                 "headrace.policies.limits.LimitStatistics", "headrace.policies.limits.KeyStatistics", "shared", "Processes"],
