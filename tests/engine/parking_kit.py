@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -15,7 +15,9 @@ import headrace as hr
 from headrace.engine import parking
 from headrace.sqlite.writer import Writer
 
-__all__ = ["START", "Calendar", "dead", "parked", "positions", "virtual_jobs"]
+__all__ = [
+    "START", "Calendar", "Service", "by_tens", "dead", "job", "now", "parked", "positions", "virtual_jobs",
+]  # fmt: skip
 
 T = TypeVar("T")
 #: When it all begins, in seconds since the epoch: so far ahead that no date of a test is past.
@@ -69,3 +71,41 @@ def parked(place: Path) -> list[int]:
 def dead(place: Path) -> list[int]:
     """Read the positions of the dead letters."""
     return [letter.position for letter in hr.open(place).job().failures()]
+
+
+def now() -> float:
+    """Give the loop's time."""
+    return asyncio.get_running_loop().time()
+
+
+def by_tens(number: int) -> int:
+    """Give the key of a number."""
+    return number % 10
+
+
+class Service:
+    """A function that asks to wait, for some numbers, and remembers when it was called."""
+
+    def __init__(self, waits: dict[int, list[float]], *, hold: bool = False) -> None:
+        self.waits = {number: list(seconds) for number, seconds in waits.items()}
+        self.hold = hold
+        self.calls: list[tuple[int, float]] = []
+        self.__name__ = "service"
+
+    async def call(self, number: int) -> dict[str, int]:
+        """Give a row."""
+        self.calls.append((number, now()))
+        await asyncio.sleep(0.01)
+        if self.waits.get(number):
+            raise hr.RetryAfter(self.waits[number].pop(0), hold=self.hold)
+        return {"n": number}
+
+    def numbers(self) -> list[int]:
+        """Give what was called, in order."""
+        return [number for number, _ in self.calls]
+
+
+def job(place: Path, service: Service, count: int = 20, **options: Any) -> hr.Flow[Any]:
+    """Make a job."""
+    options.setdefault("concurrency", 4)
+    return hr.Flow(range(count)).map(service.call, **options).into(hr.sqlite.table(place))

@@ -81,7 +81,8 @@ class Intake:
         )  # all positions below have been taken or passed
         self._bookmark = bookmark
         self._marks = [] if bookmark is None else [bookmark]  # ascending: where reading may start again
-        self.has_read = False  # whether the source itself was read on, not only for what is parked
+        self._known = settled[-1][1] if settled else 0  # earlier runs read so far at least
+        self._has_read = False  # whether the source itself was read on, not only for what is parked
         self._settled = SettledCursor(settled)
         self._parked = run.parking.earlier
         self._reader: Reader | None = None
@@ -134,6 +135,13 @@ class Intake:
             return False
         self.has_enough = self.run.parking.only_own = True
         return True
+
+    @property
+    def knows_more(self) -> bool:
+        """Whether the source was read as far as by earlier runs: until then their description of it stands."""
+        if not self._has_read:
+            return False
+        return self.reached >= self._known or self.exhausted or self.run.options.accept_changes
 
     @property
     def source_over(self) -> bool:
@@ -284,7 +292,7 @@ class Intake:
         if self._left is not None:
             self._left -= len(deliveries)
         self.reached = chunk.end
-        self.has_read = True
+        self._has_read = True
         if chunk.bookmark is not None and run.parking.is_kept:
             self._mark(chunk.bookmark)
         run.accounts.taken += len(deliveries)

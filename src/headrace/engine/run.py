@@ -541,9 +541,9 @@ class Run:
         self.bus.subscribe(subscriber)
 
     def fingerprint(self) -> Mapping[str, Any] | None:
-        """Describe the source up to what has been taken; None before it is read on: the last description stands."""
+        """Describe the source up to what has been taken; None where the last description says more."""
         source = self.plan.source
-        if not self.intake.has_read or not isinstance(source, Replayable):
+        if not self.intake.knows_more or not isinstance(source, Replayable):
             return None
         return source.fingerprint(self.intake.reached)
 
