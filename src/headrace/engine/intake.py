@@ -35,7 +35,7 @@ __all__ = ["Intake", "SettledCursor"]
 
 #: The most items that are read at once: few enough to leave the loop free, many enough to cost next to nothing each.
 CHUNK = 512
-#: So many bookmarks are remembered; of more, every second one is.
+#: So many bookmarks are remembered, about equally far from each other.
 MOST_MARKS = 256
 #: Reading for what is parked takes at most this share of the time, however little is due each time.
 READING_SHARE = 0.1
@@ -81,6 +81,7 @@ class Intake:
         )  # all positions below have been taken or passed
         self._bookmark = bookmark
         self._marks = [] if bookmark is None else [bookmark]  # ascending: where reading may start again
+        self._between_marks = CHUNK  # positions
         self._known = settled[-1][1] if settled else 0  # earlier runs read so far at least
         self._has_read = False  # whether the source itself was read on, not only for what is parked
         self._settled = SettledCursor(settled)
@@ -248,7 +249,7 @@ class Intake:
         left = None if self.has_enough else self._left
         if left == 0:
             return 0
-        if window.room() < 1:
+        while window.room() < 1 and not self.ended:
             self.room_enough = max(1, min(CHUNK, (window.roots.share - self.run.plan.concurrency) // 4))
             self.wanted = self.run.loop.create_future()
             self.run.window_full()
@@ -331,10 +332,12 @@ class Intake:
         return True
 
     def _mark(self, bookmark: Bookmark) -> None:
-        marks = self._marks
-        marks.append(bookmark)
-        if len(marks) > MOST_MARKS:
-            marks[:] = marks[::2]
+        if self._marks and bookmark.position < self._marks[-1].position + self._between_marks:
+            return
+        self._marks.append(bookmark)
+        if len(self._marks) > MOST_MARKS:
+            self._marks = self._marks[::2]
+            self._between_marks *= 2
 
     # ------------------------------------------------------------------ what is parked
 
