@@ -14,6 +14,8 @@ import pytest
 from parking_kit import Calendar, Service, job, now, parked, positions, virtual_jobs
 
 import headrace as hr
+from headrace.aio.iterables import SequenceSource
+from headrace.ports import Bookmark
 from headrace.testing import run
 
 
@@ -281,6 +283,32 @@ def test_retry_leaves_parked_items_alone(tmp_path: Path, calendar: Calendar) -> 
     assert hr.open(place).job().retry() == 1
     report = run(lambda: job(place, service).run())
     assert (report.taken, report.done, report.job_parked) == (1, 1, 1)
+
+
+def test_a_pass_begins_near_what_is_due(tmp_path: Path) -> None:
+    """Parked items are read for from a bookmark shortly before the first of them, and not from the very start."""
+    opened: list[int] = []
+
+    class Watched(SequenceSource):
+        def open(self, bookmark: Bookmark | None = None) -> Any:
+            opened.append(0 if bookmark is None else bookmark.position)
+            return super().open(bookmark)
+
+    service = Service({4500: [70.0], 4600: [70.0], 5999: [65.0]})
+    source = Watched(range(6000))
+    flow = hr.Flow(source).map(service.call, concurrency=100).into(hr.sqlite.table(tmp_path / "out.db"))
+
+    async def main() -> hr.Report:
+        async with flow.start(window=400, wait=60) as running:
+            await asyncio.sleep(12)
+            return await running.wait()
+
+    service.waits[5998] = [30.0]  # it keeps the run until the others are due soon
+    report = run(main)
+    assert (report.done, report.exit_code) == (6000, 0)
+    assert opened[0] == 0
+    assert len(opened) >= 2
+    assert min(opened[1:]) > 3500
 
 
 def test_a_pass_for_parked_items_says_nothing_of_the_source(tmp_path: Path, calendar: Calendar) -> None:

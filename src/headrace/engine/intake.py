@@ -387,8 +387,8 @@ class Intake:
             now, at = run.clock(), parking.next_at()
             at = None if at is None else max(at, not_before)
             if at is not None and at <= now + TICK:
+                self._reading = 2 * (run.clock() - now)  # looking for what is due, here and in a moment
                 await self._blocked.wait()
-                self._reading = 0.0
                 await self._take_up()
                 not_before = run.clock() + self._reading * (1 / READING_SHARE - 1)
                 continue

@@ -197,7 +197,7 @@ class Parkings:
             told.count += 1
             told.due = max(told.due, parking.due)
             return
-        if not self._untold:
+        if not self._untold and self.run.state != "flushing":  # else it is told of at the very end
             self.run.later(TELL_AFTER, self.tell)
         self._untold[parking.stage, parking.key] = ItemsParked(
             time.time(), parking.stage, 1, parking.due, parking.reason, parking.key
