@@ -258,8 +258,8 @@ class Report:
 
 
 def _moment(at: float) -> str:
-    """Write epoch seconds as local time, with the date where it is not today's."""
-    due = time.localtime(at)
+    """Write epoch seconds as local time, to the full minute after it, with the date where it is not today's."""
+    due = time.localtime(-(-at // 60) * 60)
     is_today = time.strftime("%Y-%m-%d", due) == time.strftime("%Y-%m-%d")
     return time.strftime("%H:%M" if is_today else "%Y-%m-%d %H:%M", due)
 
