@@ -1,4 +1,4 @@
-"""Lanes: what it costs to send small calls to other processes, headrace beside the pools that people use.
+"""Lanes: what it costs to send small calls, and large values, to other processes, headrace beside the pools that people use.
 
 Rules:
 1. The function is `x + 1`: what is measured is the way there and back. Every side gets the same items, drops nothing, and
@@ -7,6 +7,7 @@ Rules:
    second: a pool that is a hundred times slower need not be watched for a minute. Starting the pool is part of the time,
    and is shown by itself too, as the time of a first result.
 3. Sides run on all cores: the parent and its children are to run beside each other.
+4. Where values are large, the calls do nothing, and time counts from the first result: starting the pool is no part of it.
 """
 
 from __future__ import annotations
@@ -143,10 +144,79 @@ def processes(quick: bool, say: Callable[[str], None]) -> Report:
     return report
 
 
+# ---------------------------------------------------------------------------------------------------- large values
+
+MEGABYTE = 1_000_000
+KEPT: dict[int, bytes] = {}
+
+
+def give(size: int) -> bytes:
+    if size not in KEPT:
+        KEPT[size] = os.urandom(1000) * (size // 1000)
+    return KEPT[size]
+
+
+def headrace_large(fn: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
+    import asyncio
+
+    import headrace as hr
+
+    times: list[float] = []
+
+    async def main() -> None:
+        async with hr.Flow(items).map(fn, lane="process").stream() as outcomes:
+            async for outcome in outcomes:
+                outcome.value  # noqa: B018 - it raises where the call failed
+                times.append(time.perf_counter())
+
+    asyncio.run(main())
+    return times
+
+
+def executor_large(fn: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
+    from concurrent.futures import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(CORES) as pool:
+        return [time.perf_counter() for _ in pool.map(fn, items)]
+
+
+def measure_large(side: str, direction: str, size: int, count: int) -> dict[str, float]:
+    """Send `count` values of `size` bytes to processes, or get as many from them."""
+    chosen: Callable[..., Iterable[float]] = globals()[side]
+    if direction == "results":
+        times = list(chosen(give, [size] * count))
+    else:
+        times = list(chosen(len, iter([os.urandom(1000) * (size // 1000) for _ in range(count)])))
+    return {"megabytes_per_second": size * (count - 1) / (times[-1] - times[0]) / MEGABYTE}
+
+
+#: Direction, megabytes of a value, number of values.
+LARGE = (("results", 1, 600), ("results", 8, 80), ("results", 64, 16), ("items", 1, 600), ("items", 8, 80))
+
+
+def large(quick: bool, say: Callable[[str], None]) -> Report:
+    """Large values to processes, and from them."""
+    report = Report()
+    for direction, megabytes, count in LARGE[::2] if quick else LARGE:
+        told = {"direction": direction, "size": megabytes * MEGABYTE, "count": count}
+        sides = [
+            Side(name, "bench.lanes:measure_large", {"side": function, **told}, pinned=False)
+            for name, function in (
+                ("Flow.stream", "headrace_large"),
+                ("ProcessPoolExecutor.map", "executor_large"),
+            )
+        ]
+        found = play(sides, 1 if quick else 5, say)
+        title = f"processes, {direction} of {megabytes} MB, bytes"
+        columns = {"megabytes_per_second": "MB/s"}
+        report.tables.append(Table(title, columns, found, "Flow.stream", "megabytes_per_second"))
+    return report
+
+
 # ---------------------------------------------------------------------------------------------------- all of them
 
 #: One function for each lane: `(quick, say) -> Report`.
-PARTS: tuple[Callable[[bool, Callable[[str], None]], Report], ...] = (processes,)
+PARTS: tuple[Callable[[bool, Callable[[str], None]], Report], ...] = (processes, large)
 
 
 def bench(quick: bool, say: Callable[[str], None]) -> Report:

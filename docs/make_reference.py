@@ -54,7 +54,9 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
                 "headrace.events.Statistics", "headrace.events.StageStatistics", "headrace.events.LoopHeld",
                 "headrace.events.ItemsParked",
             ],
-            "Decisions": ["Retry", "transient", "Limit", "Adaptive", "headrace.policies.limits.LimitRefused",
+            "Decisions": ["Retry", "transient", "Budget", "headrace.policies.budget.BudgetRefused",
+                "headrace.policies.budget.BudgetStatistics", "Limit", "Adaptive", "Breaker",
+                "headrace.policies.limits.LimitRefused",
                 "headrace.policies.limits.LimitStatistics", "headrace.policies.limits.KeyStatistics", "shared", "Processes"],
             "Advice on lanes": [
                 "advise", "headrace.advisor.advice.Advice", "headrace.policies.lane_verdict.CallCosts",
@@ -65,9 +67,9 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
                 "headrace.ports.DeadLetter",
             ],
             "Errors": [
-                "HeadraceError", "PlanError", "SourceError", "SinkError", "LedgerError", "LedgerBusy",
+                "HeadraceError", "PlanError", "SourceError", "SinkError", "LedgerError", "headrace.errors.LedgerBusy",
                 "headrace.errors.IdentityChanged", "CallError", "headrace.errors.Disposition", "TimedOut", "InDoubt",
-                "headrace.errors.WorkerDied", "ItemsFailed", "LaneError", "EngineError",
+                "headrace.errors.WorkerDied", "ItemsFailed", "LaneError", "headrace.errors.EngineError",
             ],
         },
     ),

@@ -19,13 +19,11 @@ if TYPE_CHECKING:
     from headrace.advisor.advice import advise
     from headrace.errors import (
         CallError,
-        EngineError,
         GiveUp,
         HeadraceError,
         InDoubt,
         ItemsFailed,
         LaneError,
-        LedgerBusy,
         LedgerError,
         PlanError,
         RetryAfter,
@@ -43,6 +41,8 @@ if TYPE_CHECKING:
     from headrace.item import Done, Failed, Outcome, Parked, Returned, Skipped
     from headrace.plan import Processes
     from headrace.policies.adaptive import Adaptive
+    from headrace.policies.breaker import Breaker
+    from headrace.policies.budget import Budget
     from headrace.policies.classify import transient
     from headrace.policies.limits import Limit
     from headrace.policies.retry import Retry
@@ -53,9 +53,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Adaptive",
+    "Breaker",
+    "Budget",
     "CallError",
     "Done",
-    "EngineError",
     "Failed",
     "Flow",
     "GiveUp",
@@ -66,7 +67,6 @@ __all__ = [
     "ItemsFailed",
     "Job",
     "LaneError",
-    "LedgerBusy",
     "LedgerError",
     "Limit",
     "Outcome",
@@ -99,13 +99,11 @@ _HOMES = {
     **dict.fromkeys(
         (
             "CallError",
-            "EngineError",
             "GiveUp",
             "HeadraceError",
             "InDoubt",
             "ItemsFailed",
             "LaneError",
-            "LedgerBusy",
             "LedgerError",
             "PlanError",
             "RetryAfter",
@@ -120,6 +118,8 @@ _HOMES = {
     **dict.fromkeys(("Outcomes", "Report"), "report"),
     **dict.fromkeys(("map", "map_sync"), "flow.mapping"),
     "Adaptive": "policies.adaptive",
+    "Breaker": "policies.breaker",
+    "Budget": "policies.budget",
     "Flow": "flow.builder",
     "Group": "flow.group",
     "Inbox": "flow.inbox",

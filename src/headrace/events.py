@@ -143,7 +143,11 @@ class LoopHeld(Event):
 
 @dataclasses.dataclass(slots=True)
 class StageStatistics:
-    """One stage at one moment: what queues, waits and runs, attempts and failures so far, seconds in calls."""
+    """One stage at one moment: what queues, waits and runs, attempts and failures so far, seconds in calls.
+
+    With `hedge=`, `copies` of slow calls were started, which `running`, `attempts` and `busy` count too, and `copies_won`
+    of them came first.
+    """
 
     name: str
     lane: str
@@ -155,6 +159,8 @@ class StageStatistics:
     failures: int = 0
     busy: float = 0.0
     abandoned: int = 0
+    copies: int = 0
+    copies_won: int = 0
 
 
 @dataclasses.dataclass(slots=True)

@@ -21,7 +21,11 @@ from typing import Any, Literal, get_args
 
 from headrace.errors import PlanError
 from headrace.policies.adaptive import Adaptive
+from headrace.policies.breaker import Breaker
+from headrace.policies.budget import Budget
 from headrace.policies.deadlines import FailureCap
+from headrace.policies.fuse import FUSE_OF_JOBS
+from headrace.policies.hedging import problems as hedge_problems
 from headrace.policies.limits import Limit
 from headrace.policies.retry import Retry
 from headrace.ports import (
@@ -130,6 +134,8 @@ class StageSpec:
     linger: float | None = None
     fanout: int = DEFAULT_FANOUT
     processes: Processes | None = None
+    budget: Budget | None = None
+    hedge: float | None = None
 
     @property
     def calls(self) -> bool:
@@ -166,8 +172,11 @@ def make_stage(
     retry: Retry | None = None,
     effect: Effect | None = None,
     uses: Any = None,
+    budget: Budget | None = None,
     name: str | None = None,
     fanout: int = DEFAULT_FANOUT,
+    breaker: Breaker | None = None,
+    hedge: float | None = None,
 ) -> StageSpec:
     """Fill in a stage's defaults. Raises PlanError where `fn` or `uses` cannot be a stage's at all."""
     _check_callable(fn, kind)
@@ -183,6 +192,11 @@ def make_stage(
     all_limits = (*given.limits, *limits)
     if rate is not None:
         all_limits = (*all_limits, Limit(rate=rate, name=f"{name or given.name or function_name(fn)} rate"))
+    if breaker is not None:
+        all_limits = (
+            *all_limits,
+            Limit(breaker=breaker, name=f"{name or given.name or function_name(fn)} breaker"),
+        )
     return StageSpec(
         kind=kind,
         fn=fn,
@@ -200,6 +214,8 @@ def make_stage(
         columns=tuple(given.columns),
         fanout=fanout,
         processes=processes,
+        budget=budget,
+        hedge=hedge,
     )
 
 
@@ -283,6 +299,7 @@ class RunOptions:
     wait: float = DEFAULT_WAIT  #: what must wait longer is parked
     on_failure: Literal["record", "stop"] = "record"
     max_failures: str | int | float | None = None
+    fuse: int | Literal["auto"] | None = "auto"
     fresh: bool = False
     max_age: float | None = None
     accept_changes: bool = False
@@ -330,6 +347,12 @@ class Plan:
         fanout = max((stage.fanout for stage in self.stages if stage.kind == "flat_map"), default=0)
         batch = max((stage.size for stage in self.stages if stage.kind == "batch"), default=0)
         return 2 * self.levels * max(fanout, batch) if self.levels > 1 else 1
+
+    def fuse(self, options: RunOptions) -> int | None:
+        """Give how many items must have failed alike for the run to be stopped; None for never. "auto": 50 for a job."""
+        if options.fuse != "auto":
+            return options.fuse
+        return FUSE_OF_JOBS if isinstance(self.sink, Transactional) else None
 
     def identity(self) -> dict[str, Any]:
         """Give the parts that make this job this job, JSON-able; the source adds its fingerprint."""
@@ -381,6 +404,9 @@ class Plan:
                 FailureCap(options.max_failures)
             except PlanError as error:
                 problems.append(str(error))
+        fuse = options.fuse
+        if fuse is not None and fuse != "auto" and not (type(fuse) is int and fuse >= 1):
+            problems.append(f"fuse={fuse!r}: give a whole number of items, 1 or more, or None for no fuse")
         if options.on_failure not in ("record", "stop"):
             problems.append(f'on_failure={options.on_failure!r}: it is "record" or "stop"')
         return problems
@@ -423,6 +449,11 @@ class Plan:
             f"window   at most {window} open items, {options.window_bytes // 2**20} MiB of results under way"
         )
         durable = isinstance(sink, Transactional)
+        fuse = self.fuse(options)
+        if fuse is not None:
+            lines.append(
+                f"fuse     where the first {fuse} items all fail for good in the same way, the run stops"
+            )
         if durable:
             lines.append(
                 "kept     each item has one recorded result or one dead letter, whatever dies and whenever"
@@ -488,9 +519,15 @@ def _stage_problems(stage: StageSpec) -> list[str]:
         problems.append(f"fanout={stage.fanout!r}: give a whole number, 1 or more")
     if stage.retry is not None and not isinstance(stage.retry, Retry):
         problems.append(f"retry={stage.retry!r}: give hr.Retry(attempts=4)")
+    if stage.budget is not None and not isinstance(stage.budget, Budget):
+        problems.append(f"budget={_short(stage.budget)}: give hr.Budget(calls=1000), or leave it out")
     problems += [
         f"limits holds {_short(x)}: give hr.Limit objects" for x in stage.limits if not isinstance(x, Limit)
     ]
+    problems += hedge_problems(
+        stage.hedge, kind=stage.kind, effect=stage.effect, lane=stage.lane,
+        is_async=is_async(stage.fn), concurrency=stage.concurrency,
+    )  # fmt: skip
     return [where + problem for problem in problems]
 
 
@@ -524,12 +561,18 @@ def _describe(stage: StageSpec) -> list[str]:
         f"{stage.kind:8} {stage.name} on the {stage.lane} lane, {stage.concurrency} at a time, {stage.effect}"
     ]
     lines += [f"  limit    {limit!r}" for limit in stage.limits]
+    if stage.budget is not None:
+        lines.append(f"  budget   {stage.budget!r}, repetitions included; then the rest is returned")
     if stage.timeout is not None:
         lines.append(f"  timeout  {stage.timeout:g} s per attempt")
     if stage.within is not None:
         lines.append(f"  within   {stage.within:g} s in all, from its first admission")
     if stage.retry is not None:
         lines.append(f"  retry    {stage.retry!r}; a waiting item holds no place")
+    if stage.hedge is not None:
+        lines.append(
+            f"  hedge    a second copy of a call slower than 95 % of the others; at most {100 * stage.hedge:g} % more calls"
+        )
     if stage.ordered:
         lines.append("  ordered  leaves in the order in which it came")
     if stage.uses:

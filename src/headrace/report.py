@@ -43,7 +43,8 @@ class FailureCause:
 @dataclasses.dataclass(slots=True)
 class StageReport:
     """What one stage did. `busy` is the sum of the seconds that its calls took; `chosen` says why it was put in its lane,
-    where that was left to headrace; `advice` is what it might gain in another one.
+    where that was left to headrace; `advice` is what it might gain in another one. With `hedge=`, `copies` of slow calls
+    were started, which `attempts` and `busy` count too, and `copies_won` of them came first.
     """
 
     name: str
@@ -55,6 +56,8 @@ class StageReport:
     abandoned: int = 0
     chosen: str | None = None
     advice: str | None = None
+    copies: int = 0
+    copies_won: int = 0
 
 
 @dataclasses.dataclass(slots=True)
@@ -246,6 +249,11 @@ class Report:
         lines += [f"  {_number(c.count)} × {c.stage}: {c.error}: {c.example}" for c in self.causes]
         lines += [f"{s.name} ran on the {s.lane} lane: {s.chosen}" for s in self.stages if s.chosen]
         lines += [f"{s.name} {s.advice}" for s in self.stages if s.advice]
+        lines += [
+            f"{s.name} started copies of {_number(s.copies)} slow calls; {_number(s.copies_won)} of them came first"
+            for s in self.stages
+            if s.copies
+        ]
         lines += [f"warning: {warning}" for warning in self.warnings]
         lines += [str(place) for place in self.held[:MOST_PLACES]]
         if len(self.held) > MOST_PLACES:

@@ -152,7 +152,7 @@ def test_a_busy_place_is_refused(tmp_path: Path, run: Callable[..., Any]) -> Non
             job.pause()
             while job.statistics().state == "opening":
                 await asyncio.sleep(0.001)
-            with pytest.raises(hr.LedgerBusy) as raised:
+            with pytest.raises(hr.errors.LedgerBusy) as raised:
                 await flow(place).run()
             assert raised.value.pid == os.getpid()
             job.resume()

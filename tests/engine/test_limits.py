@@ -159,3 +159,22 @@ def test_costs_are_charged_and_corrected() -> None:
     run(lambda: hr.map(call, [50] * 100, concurrency=1, limits=[limit]))
     spent = 100 * 25
     assert (spent - 100) / 100 - 1 <= began[-1] - began[0] <= spent / 100 + 1
+
+
+@pytest.mark.parametrize("limits", [[], [hr.Limit(by=lambda number: number % 3, concurrency=2)]])
+def test_a_paused_stage_with_work_at_hand_sleeps(limits: list[hr.Limit]) -> None:
+    """Its workers do not wake each other while nothing may start: the loop has nothing to do until it goes on."""
+
+    async def slow(number: int) -> int:
+        await asyncio.sleep(1 + number % 7 / 10)
+        return number
+
+    async def main() -> int:
+        async with hr.Flow(range(100)).map(slow, concurrency=10, limits=limits).start() as job:
+            await asyncio.sleep(2.5)
+            job.pause()
+            await asyncio.sleep(2)  # on a loop that never sleeps, virtual time does not go on
+            job.resume()
+            return (await job.wait()).done
+
+    assert run(main) == 100

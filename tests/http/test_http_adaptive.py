@@ -37,11 +37,11 @@ def level(limit: Limit, key: str) -> int | None:
 
 @pytest.mark.parametrize(
     ("status", "expected"),
-    [(200, "raised"), (404, "left"), (500, "left"), (429, "lowered"), (503, "lowered")],
+    [(200, "raised"), (404, "raised"), (500, "left"), (429, "lowered"), (503, "lowered")],
     ids=lambda value: str(value),
 )
 def test_answers_teach_the_limit_of_a_bare_client(run: Run, status: int, expected: str) -> None:
-    """200 raises the level, 404 and 500 say nothing, 429 and 503 lower it."""
+    """An answer raises the level, if only a 404; 500 says nothing; 429 and 503 lower it."""
     limit = Limit(concurrency=Adaptive(1, 8), by=host)
 
     async def main() -> None:

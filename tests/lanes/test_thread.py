@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 import headrace as hr
+from headrace.lanes.thread import ThreadLane
+from headrace.testing import run_real
 
 word: contextvars.ContextVar[str] = contextvars.ContextVar("word", default="none")
 
@@ -189,3 +191,24 @@ def test_the_interpreter_exits_in_spite_of_a_hanging_call() -> None:
     assert line.startswith("taken 5 = done 4 + failed 1")
     assert (error, on_time) == ("TimedOut", "True")
     assert time.monotonic() - began < 10
+
+
+def test_a_call_that_comes_back_as_it_is_cancelled_is_not_counted_as_stuck():
+    """Its result is there before its waiter has heard of the cancellation: nothing would ever give back what it holds."""
+
+    async def main():
+        lane = ThreadLane(2, "test", lambda error: None)
+        gate = threading.Event()
+        call = lane.bind(lambda value: gate.wait(), {}, {})
+        task = asyncio.get_running_loop().create_task(call(1))
+        await asyncio.sleep(0.05)
+        gate.set()
+        while not lane._notified:
+            time.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert lane.abandoned == 0
+        assert await lane.close(1.0) == 0
+
+    run_real(main)

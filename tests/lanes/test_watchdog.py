@@ -230,3 +230,21 @@ def test_a_run_that_is_left_behind_does_not_keep_the_interpreter() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=True
     )
     assert ended.stdout == "left\n"
+
+
+def test_the_thread_ends_with_a_loop_that_is_left() -> None:
+    """A program that leaves its loop without waiting for its job leaves no thread behind."""
+
+    async def main() -> None:
+        inbox: hr.Inbox[int] = hr.Inbox()
+        job = hr.Flow(inbox).filter(bool).start()
+        await job.__aenter__()
+        await inbox.put(1)
+        while "headrace-watchdog" not in {thread.name for thread in threading.enumerate()}:
+            await asyncio.sleep(0.005)
+
+    asyncio.run(main())
+    for thread in threading.enumerate():
+        if thread.name == "headrace-watchdog":
+            thread.join(5.0)
+            assert not thread.is_alive()

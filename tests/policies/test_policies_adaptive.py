@@ -14,9 +14,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from headrace.errors import CallError, Disposition, GiveUp, PlanError, RetryAfter, Skip, TimedOut, WorkerDied
 from headrace.policies import limits
-from headrace.policies.adaptive import KEPT, WINDOW, Adaptive, Aimd, Signal
+from headrace.policies.adaptive import KEPT, WINDOW, Adaptive, Aimd
 from headrace.policies.classify import load_signal
 from headrace.policies.limits import Claim, Limit, admit, blocked, cancel, claim, drop, learn, release
+from headrace.policies.signals import Signal
 
 # ------------------------------------------------------------------------------------------------- the value
 
@@ -311,11 +312,12 @@ class Admission(RuleBasedStateMachine):
         self.out[key] += 1
         return claims
 
-    @rule(claims=consumes(admitted), signal=st.sampled_from(["success", "ignore", "overload"]))
+    @rule(claims=consumes(admitted), signal=st.sampled_from(["success", "ignore", "lost", "fault"]))
     def end(self, claims: list[Claim], signal: Signal) -> None:
         if claims:
             self.out[str(claims[0].state.key)] -= 1
-        assert release(claims, signal, self.now) == [each.state for each in claims]
+        learn(claims, signal, self.now)
+        assert release(claims) == [each.state for each in claims]
 
     @rule(claims=consumes(admitted))
     def never_start(self, claims: list[Claim]) -> None:
@@ -324,7 +326,7 @@ class Admission(RuleBasedStateMachine):
             self.out[str(claims[0].state.key)] -= 1
         assert levels == [state.capacity for state in cancel(claims)]
 
-    @rule(claims=admitted, signal=st.sampled_from(["success", "overload"]))
+    @rule(claims=admitted, signal=st.sampled_from(["success", "lost"]))
     def hang(self, claims: list[Claim], signal: Signal) -> None:
         """A call that is given up teaches at once, and keeps its permits."""
         learn(claims, signal, self.now)
@@ -366,7 +368,8 @@ def test_statistics_have_the_levels() -> None:
     for number in range(6):
         claims = claim([limit], "a")
         admit(claims, 1.0 + number)
-        release(claims, "success", 1.5 + number)
+        learn(claims, "success", 1.5 + number)
+        release(claims)
     other = claim([limit], "b")
     admit(other, 9.0)
     now = limit.statistics()
@@ -384,7 +387,8 @@ def test_a_key_is_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) -> Non
     def call(key: str, now: float) -> None:
         claims = claim([limit], key)
         assert admit(claims, now) == 0.0
-        release(claims, "success", now)
+        learn(claims, "success", now)
+        release(claims)
 
     def levels() -> dict[Any, int | None]:
         return {key.key: key.level for key in limit.busiest(1000)}
@@ -417,19 +421,20 @@ class Lost(CallError):
 
 
 SAYS = [
-    (Refused("too much"), "overload"),
-    (TimedOut("no result within 5 s"), "overload"),
-    (TimeoutError(), "overload"),
-    (ConnectionRefusedError(), "overload"),
-    (ConnectionResetError(), "overload"),
-    (RetryAfter(3), "overload"),
-    (Lost("connect"), "overload"),
-    (Lost("first byte"), "overload"),
-    (shape("httpx", "ReadTimeout", shape("httpx", "TimeoutException"))("slow"), "overload"),
-    (ExceptionGroup("two", [ValueError("x"), TimeoutError()]), "overload"),
+    (Refused("too much"), "throttled"),
+    (TimedOut("no result within 5 s"), "lost"),
+    (TimeoutError(), "lost"),
+    (ConnectionRefusedError(), "lost"),
+    (ConnectionResetError(), "lost"),
+    (RetryAfter(3), "throttled"),
+    (Lost("connect"), "lost"),
+    (Lost("first byte"), "lost"),
+    (shape("httpx", "ReadTimeout", shape("httpx", "TimeoutException"))("slow"), "lost"),
+    (ExceptionGroup("two", [ValueError("x"), TimeoutError()]), "lost"),
     (Lost("resolve"), "ignore"),
     (Lost(""), "ignore"),
-    (Lost("body", 502), "ignore"),
+    (Lost("body", 502), "fault"),
+    (ExceptionGroup("two", [Lost("body", 502), RetryAfter(3)]), "throttled"),
     (shape("socket", "gaierror", OSError)("no address"), "ignore"),
     (WorkerDied("killed"), "ignore"),
     (CallError("permanent"), "ignore"),
@@ -444,16 +449,17 @@ SAYS = [
 
 @pytest.mark.parametrize(("error", "signal"), SAYS, ids=lambda value: repr(value)[:40])
 def test_what_a_failure_says_of_load(error: Exception, signal: str) -> None:
-    """Refusals and what got no answer are overload; mistakes and answers that say no are nothing."""
+    """Refusals, what got no answer and what is broken are told apart; a mistake of the program is nothing."""
     assert load_signal(error) == signal
 
 
 @pytest.mark.parametrize("make", STATUS_MAKERS)
 @pytest.mark.parametrize(
     ("status", "signal"),
-    [(429, "overload"), (503, "overload"), (529, "overload")]
-    + [(status, "ignore") for status in (400, 401, 403, 404, 408, 410, 422, 500, 501, 502, 504)],
+    [(429, "throttled"), (503, "overload"), (529, "overload"), (408, "ignore"), (425, "ignore")]
+    + [(status, "success") for status in (400, 401, 403, 404, 410, 422, 501)]
+    + [(status, "fault") for status in (500, 502, 504, 520)],
 )
 def test_a_status_says_the_same_of_load_on_every_client(make: Any, status: int, signal: str) -> None:
-    """429, 503 and 529 are overload; no other status is."""
+    """What asks for less, has too much, is broken, or refuses this one item only."""
     assert load_signal(make(status)) == signal

@@ -10,6 +10,7 @@ import pytest
 
 from headrace.errors import Disposition, EngineError, PlanError, Skip
 from headrace.policies import limits
+from headrace.policies.breaker import Breaker
 from headrace.policies.limits import (
     Limit,
     LimitRefused,
@@ -42,7 +43,8 @@ async def async_key(value: Any) -> str:
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({}, "give concurrency= or rate="),
+        ({}, "give concurrency=, rate= or breaker="),
+        ({"breaker": Breaker}, "give a Breaker(), with brackets"),
         ({"concurrency": 0}, "concurrency=0"),
         ({"concurrency": -1}, "concurrency=-1"),
         ({"concurrency": 2.5}, "concurrency=2.5"),

@@ -79,7 +79,7 @@ def child(what: str, place: str) -> int:
     flow = hr.Flow(range(3000)).map(kilobyte, concurrency=50).into(hr.sqlite.table(place))
     try:
         return flow.run_sync().exit_code
-    except hr.LedgerBusy as error:
+    except hr.errors.LedgerBusy as error:
         print(f"busy {error.pid}")
         return 75
     except hr.LedgerError as error:

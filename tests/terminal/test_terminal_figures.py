@@ -44,6 +44,16 @@ def test_the_line_says_how_far_how_fast_and_how_long_still():
     assert made.line() == f"200 of 1{gap}000 (20%) settled, 20 failed, 100/s, 8.0 s left, 8 in flight"
 
 
+def test_copies_of_slow_calls_are_shown_where_there_are_some():
+    """How many were started, and how many came first."""
+    event = sample(2, 180)
+    event.statistics.stages[0].copies, event.statistics.stages[0].copies_won = 12, 7
+    made = figures(started(), sample(0, 0), event)
+    assert made.line().endswith("8 in flight, copies of slow calls 12, first 7")
+    assert "copies of slow calls 12, first 7" in made.screen(100)[1]
+    assert "copies" not in figures(started(), sample(0, 0), sample(2, 180)).line()
+
+
 def test_what_earlier_runs_did_counts_for_the_amount_and_not_for_the_rate():
     """A resumed run shows the job's progress and its own speed."""
     made = figures(started(settled=500), sample(0, 0), sample(2, 100))

@@ -49,6 +49,8 @@ async def maps() -> None:
     assert_type(got.failed, list[hr.Failed[User]])
     assert_type(got[0], hr.Outcome[User])
     assert_type(got.report, hr.Report)
+    assert_type(got.report.stages[0].copies, int)
+    assert_type((await hr.map(get_user, [1], effect="safe", hedge=0.05)).values, list[User])
     for outcome in got:
         assert_type(outcome, hr.Outcome[User])
     in_threads = await hr.map(parse, [User()], lane="thread")
@@ -57,6 +59,7 @@ async def maps() -> None:
 
 def maps_in_scripts() -> None:
     assert_type(hr.map_sync(get_user, [1, 2], out="users.db"), hr.Outcomes[User])
+    assert_type(hr.map_sync(get_user, [1, 2], effect="safe", hedge=0.05), hr.Outcomes[User])
     assert_type(hr.map_sync(parse, [User()], concurrency=4), hr.Outcomes[str])
 
 
@@ -78,6 +81,7 @@ def flows() -> None:
     assert_type(numbers, hr.Flow[int])
     users = numbers.map(get_user, concurrency=10, rate="5/s", effect="safe")
     assert_type(users, hr.Flow[User])
+    assert_type(numbers.map(get_user, effect="safe", hedge=0.05), hr.Flow[User])
     texts = users.map(parse)
     assert_type(texts, hr.Flow[str])
     assert_type(users.flat_map(get_friends), hr.Flow[User])
@@ -100,6 +104,21 @@ async def runs() -> None:
     async with flow.stream() as stream:
         async for outcome in stream:
             assert_type(outcome, hr.Outcome[User])
+
+
+async def budgets() -> None:
+    budget = hr.Budget(cost=5, estimate=len, actual=lambda user: 1.5, name="tokens")
+    got = await hr.map(get_user, [1], budget=budget, fuse=20)
+    assert_type(got, hr.Outcomes[User])
+    assert_type(hr.map_sync(parse, [User()], budget=hr.Budget(calls=10), fuse=None), hr.Outcomes[str])
+    flow = hr.Flow([1]).map(get_user, budget=budget).flat_map(get_friends, budget=budget).map(parse)
+    assert_type(flow, hr.Flow[str])
+    assert_type(await flow.run(fuse="auto"), hr.Report)
+    assert_type(budget.statistics().left, float | None)
+    hr.Budget(calls="10")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    hr.Budget(10)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    hr.Flow([1]).map(get_user, budget=10)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    await flow.run(fuse="off")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def groups() -> None:
@@ -137,4 +156,5 @@ def options_are_checked() -> None:
     hr.Adaptive("1", 16)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     hr.Limit(5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     hr.Flow([1]).map(get_user, concurency=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    hr.Flow([1]).map(get_user, hedge="5%")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     hr.Flow([1]).map(get_user, effect="twice")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 from headrace.policies import limits as admission
-from headrace.policies.adaptive import Signal
 from headrace.policies.limits import Claim, KeyState, Limit
+from headrace.policies.signals import Signal
 
 __all__ = ["SHORTEST", "Gate", "wake_waiters"]
 
@@ -62,6 +63,9 @@ class _Waiter:
 class Gate:
     """Admission to calls one by one, in order of asking where they ask for the same permit."""
 
+    def __init__(self, rng: Random | None = None) -> None:
+        self._rng = rng or Random()
+
     async def enter(self, limits: Sequence[Limit], value: Any, held: Sequence[Claim] = ()) -> list[Claim]:
         """Wait until all `limits` admit a call for `value`, and give the claims that `leave` wants back.
 
@@ -85,5 +89,6 @@ class Gate:
 
     def leave(self, claims: list[Claim], signal: Signal = "ignore") -> None:
         """Give the permits back, with what the end of the call says of load."""
-        now = 0.0 if signal == "ignore" else asyncio.get_running_loop().time()
-        wake_waiters(admission.release(claims, signal, now))
+        if signal != "ignore":
+            admission.learn(claims, signal, asyncio.get_running_loop().time(), self._rng)
+        wake_waiters(admission.release(claims))

@@ -18,6 +18,7 @@ from headrace.cli.options import (
     DEFAULT_WAIT,
     AcceptChanges,
     Fresh,
+    Fuse,
     Headers,
     MaxAge,
     MaxFailures,
@@ -86,6 +87,14 @@ def fetch(
         Text, typer.Option(metavar="db|none", help="Whether bodies are kept. [default: db]")
     ] = None,
     max_failures: MaxFailures = None,
+    max_calls: Annotated[
+        Text,
+        typer.Option(
+            metavar="N",
+            help="Most requests of one run, repetitions included; the rest stays for a later run.",
+        ),
+    ] = None,
+    fuse: Fuse = None,
     take: Annotated[Text, typer.Option(metavar="N", help="Take only the next N of the list.")] = None,
     within: Within = None,
     wait: Wait = None,
@@ -104,7 +113,7 @@ def fetch(
     given = {
         "concurrency": concurrency, "per-host": per_host, "rate": rate, "timeout": timeout, "attempts": attempts,
         "accept": accept, "method": method, "user-agent": user_agent, "contact": contact, "body": body,
-        "max-failures": max_failures, "window": window,
+        "max-failures": max_failures, "max-calls": max_calls, "fuse": fuse, "window": window,
     }  # fmt: skip
     texts = {name: text for name, text in given.items() if text is not None}
     request = _read(inputs, texts, header, secret_header, out, problems)
@@ -213,6 +222,7 @@ def run_fetch(
         job=job,
         window=request.window,
         max_failures=request.max_failures,
+        fuse=request.fuse,
         recorded=request.recorded(),
         **options,
     )

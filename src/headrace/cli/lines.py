@@ -50,9 +50,10 @@ def fetch_to_stdout(
     flow = request.flow(take)
 
     async def main() -> Report:
-        return await _write_all(
-            flow.stream(window=request.window, within=within, wait=wait, progress=progress)
+        stream = flow.stream(
+            window=request.window, within=within, wait=wait, fuse=request.fuse, progress=progress
         )
+        return await _write_all(stream)
 
     try:
         report = run_sync(main)

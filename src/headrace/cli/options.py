@@ -21,6 +21,7 @@ __all__ = [
     "DEFAULT_WAIT",
     "AcceptChanges",
     "Fresh",
+    "Fuse",
     "Headers",
     "InDoubt",
     "JobName",
@@ -38,6 +39,7 @@ __all__ = [
     "read_count",
     "read_duration",
     "read_failures",
+    "read_fuse",
     "read_levels",
     "read_rate",
 ]  # fmt: skip
@@ -88,6 +90,13 @@ Wait = Annotated[
 MaxFailures = Annotated[
     str | None,
     typer.Option(metavar="N|N%", help="Stop when more fail; fewer than that are no failure of the run."),
+]
+Fuse = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N",
+        help="Stop where the first N items all fail for good in the same way; 0: never. [default: 50]",
+    ),
 ]
 Window = Annotated[
     str | None,
@@ -148,6 +157,11 @@ def read_count(flag: str, text: str, least: int = 1) -> int:
     if not (digits.isascii() and digits.isdigit() and len(digits) < 16 and int(digits) >= least):
         raise PlanError(f"{flag} {text!r}: give a whole number, {least} or more")
     return int(digits)
+
+
+def read_fuse(flag: str, text: str) -> int:
+    """Read after how many like failures a run stops; 0 for never."""
+    return read_count(flag, text, 0)
 
 
 def read_levels(flag: str, text: str) -> int | Adaptive:

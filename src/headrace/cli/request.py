@@ -18,7 +18,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from headrace.cli.headers import Header, recorded_headers, restored_headers
-from headrace.cli.options import Problems, read_count, read_duration, read_failures, read_levels, read_rate
+from headrace.cli.options import (
+    Problems,
+    read_count,
+    read_duration,
+    read_failures,
+    read_fuse,
+    read_levels,
+    read_rate,
+)
 from headrace.errors import PlanError, SourceError
 
 if TYPE_CHECKING:
@@ -38,6 +46,8 @@ DEFAULTS: Mapping[str, str | None] = {
     "user-agent": None,
     "contact": None,
     "max-failures": None,
+    "max-calls": None,
+    "fuse": "50",
     "window": None,
     "body": "db",
 }
@@ -46,6 +56,8 @@ _REFERENCE = re.compile(r"(\{env:[A-Za-z_][A-Za-z0-9_]*\})")
 _USERINFO = re.compile(r"//[^/?#\s]*@")
 _NOT_YET = {".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"}
 VERSION = 1
+#: Repetitions are at most this share of the requests to a host.
+RETRIES = 0.2
 
 
 @dataclasses.dataclass(slots=True)
@@ -61,6 +73,8 @@ class FetchRequest:
     rate: str | None
     attempts: int
     max_failures: str | None
+    max_calls: int | None
+    fuse: int | None
     window: int | None
     source: Any
     fetch: Any
@@ -83,14 +97,17 @@ class FetchRequest:
         rate = problems.read("--rate", values["rate"], read_rate)
         attempts = problems.read("--attempts", values["attempts"], read_count)
         failures = problems.read("--max-failures", values["max-failures"], read_failures)
+        calls = problems.read("--max-calls", values["max-calls"], read_count)
+        fuse = problems.read("--fuse", values["fuse"], read_fuse)
         window = problems.read("--window", values["window"], read_count)
         source = problems.run(lambda: _source(path, urls))
         made = _fetch(values, urls, headers, problems)
         if concurrency is None or per_host is None or attempts is None or source is None or made is None:
             return None
         return cls(
-            path, urls, texts, headers, concurrency, per_host, rate, attempts, failures, window, source, made
-        )
+            path, urls, texts, headers, concurrency, per_host, rate, attempts, failures, calls, fuse or None, window,
+            source, made,
+        )  # fmt: skip
 
     @classmethod
     def restore(
@@ -127,6 +144,8 @@ class FetchRequest:
         """Put source and stage together; the sink comes after it."""
         from headrace.flow.builder import Flow
         from headrace.http.url import host
+        from headrace.policies.breaker import Breaker
+        from headrace.policies.budget import Budget
         from headrace.policies.limits import Limit
         from headrace.policies.retry import Retry
 
@@ -134,11 +153,17 @@ class FetchRequest:
         if take is not None:
             flow = flow.take(take)
         templated = any(_REFERENCE.search(url) for url in self.urls)
-        limits = [Limit(by=self.fetch.host if templated else host, concurrency=self.per_host, name="host")]
+        by = self.fetch.host if templated else host
+        limits = [Limit(by=by, concurrency=self.per_host, breaker=Breaker(), name="host")]
         if self.rate is not None:
             limits.append(Limit(rate=self.rate, name="rate"))
+        budget = None if self.max_calls is None else Budget(calls=self.max_calls, name="--max-calls")
         return flow.map(
-            self.fetch, concurrency=self.concurrency, limits=limits, retry=Retry(attempts=self.attempts)
+            self.fetch,
+            concurrency=self.concurrency,
+            limits=limits,
+            retry=Retry(attempts=self.attempts, budget=RETRIES),
+            budget=budget,
         )
 
     def again(self) -> list[str]:

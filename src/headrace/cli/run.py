@@ -18,6 +18,7 @@ from headrace.cli.options import (
     DEFAULT_WAIT,
     AcceptChanges,
     Fresh,
+    Fuse,
     MaxAge,
     MaxFailures,
     NoProgress,
@@ -29,8 +30,10 @@ from headrace.cli.options import (
     read_count,
     read_duration,
     read_failures,
+    read_fuse,
 )
 from headrace.errors import PlanError
+from headrace.policies.fuse import FUSE_OF_JOBS
 
 if TYPE_CHECKING:
     from headrace.flow.builder import Flow
@@ -48,6 +51,7 @@ def run(
     within: Within = None,
     wait: Wait = None,
     max_failures: MaxFailures = None,
+    fuse: Fuse = None,
     window: Window = None,
     fresh: Fresh = False,
     max_age: MaxAge = None,
@@ -62,6 +66,7 @@ def run(
         "within": problems.read("--within", within, read_duration),
         "wait": problems.read("--wait", DEFAULT_WAIT if wait is None else wait, read_duration),
         "max_failures": problems.read("--max-failures", max_failures, read_failures),
+        "fuse": problems.read("--fuse", fuse or str(FUSE_OF_JOBS), read_fuse) or None,
         "window": problems.read("--window", window, read_count),
         "max_age": problems.read("--max-age", max_age, read_duration),
         "fresh": fresh,

@@ -23,6 +23,7 @@ from headrace.events import AttemptFailed, ItemSettled, LoopHeld, StageStatistic
 from headrace.item import Delivery
 from headrace.plan import cores
 from headrace.policies.deadlines import FailureCap
+from headrace.policies.fuse import Fuse
 from headrace.policies.holds import Hold, Place, cure_of
 from headrace.policies.lane_verdict import advice_on_threads
 from headrace.report import MOST_CAUSES, FailureCause, HeldPlace, Report, StageReport
@@ -44,6 +45,9 @@ class Accounts:
         self._held: dict[tuple[str, str, str, str], HeldPlace] = {}
         most = run.options.max_failures
         self._cap = FailureCap(most) if most is not None else None
+        state = run.job_state
+        went_well = state is not None and state.done + state.skipped > 0
+        self.fuse = Fuse(run.plan.fuse(run.options), disarmed=went_well)
 
     @property
     def settled(self) -> int:
@@ -72,10 +76,24 @@ class Accounts:
             cause.count += 1
         elif len(self._causes) < MOST_CAUSES:
             self._causes[key] = FailureCause(ending.stage, type(error).__name__, one_line(error)[:200])
-        if self.run.options.on_failure == "stop":
+        others = self.done + self.skipped
+        blown = self.fuse.blows(ending.stage, error, in_doubt=ending.in_doubt, others=others)
+        if blown and not self.run.shutdown.is_stopping:
+            self.run.shutdown.drain(self._fuse_text(ending.stage, error))
+        elif self.run.options.on_failure == "stop":
             self.run.shutdown.cancel(f"an item failed and on_failure is stop: {one_line(error)[:200]}")
         elif self._cap is not None and self._cap.exceeded(self.failed, self.settled, self.taken):
+            if self.run.shutdown.is_stopping:
+                return  # asked again, it would cancel the running calls
             self.run.shutdown.drain(f"more failed than max_failures={self.run.options.max_failures!r} allows")
+
+    def _fuse_text(self, stage: str, error: Exception) -> str:
+        cause = f"{stage}: {type(error).__name__}: {one_line(error)[:200]}"
+        again = ", and «headrace retry» takes those that failed" if self.run.job_state is not None else ""
+        return (
+            f"the first {self.failed} items all failed in the same way, {cause}. "
+            f"Mend the cause and run the same again{again} (with fuse=None, or --fuse 0, a run goes on)"
+        )
 
     def tell_settled(self, root: Delivery, ending: Ending | None) -> None:
         """Tell those who listen of a settled item."""
@@ -163,6 +181,8 @@ class Accounts:
             failures=caller.failures,
             busy=caller.busy,
             abandoned=caller.lane.abandoned + caller.given_up,
+            copies=caller.hedge.copies if caller.hedge is not None else 0,
+            copies_won=caller.hedge.won if caller.hedge is not None else 0,
         )
 
     def _busiest_keys(self, most: int = 8) -> list[Mapping[str, Any]]:
@@ -210,6 +230,8 @@ class Accounts:
                     c.lane.abandoned + c.given_up,
                     None if c.choice is None else c.choice.reason,
                     advice_on_threads(getattr(c.lane, "computed", 0.0), elapsed, cores()),
+                    c.hedge.copies if c.hedge is not None else 0,
+                    c.hedge.won if c.hedge is not None else 0,
                 )
                 for c in run.callers
             ],

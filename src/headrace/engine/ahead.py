@@ -58,6 +58,8 @@ class Ahead:
             due = min(due, delivery.until)
         if due > now:
             slot.deadline = due
+        elif self._lane.withdraw(slot):
+            self._caller.permits.cancel(delivery)  # its time is over, and it has not begun
         return due > now
 
     def withdraw(self) -> None:
@@ -67,8 +69,13 @@ class Ahead:
         caller = self._caller
         for slot in tuple(caller.slots):
             delivery = slot.delivery
-            if delivery is None or caller.run.shutdown.carries_on(delivery) or not self._lane.withdraw(slot):
+            if (
+                delivery is None
+                or caller.run.shutdown.carries_on(delivery, caller)
+                or not self._lane.withdraw(slot)
+            ):
                 continue
             slot.calls -= 1  # there was none
             delivery.tried -= 1
+            caller.permits.cancel(delivery)
             caller.stop(slot)

@@ -37,7 +37,7 @@ class Gatherer:
 
     def accept(self, delivery: Delivery) -> None:
         """Add a member; a full batch goes on at once."""
-        if not self.run.shutdown.carries_on(delivery):
+        if not self.run.shutdown.carries_on(delivery, self):
             self.run.endings.give_back(delivery)
             return
         delivery.state = QUEUED
@@ -68,8 +68,8 @@ class Gatherer:
 
     def drain(self) -> list[Delivery]:
         """Take out what waits here, but for what must go on because a *once* call of it went out."""
-        carried = [member for member in self.members if self.run.shutdown.carries_on(member)]
-        left = [member for member in self.members if not self.run.shutdown.carries_on(member)]
+        carried = [member for member in self.members if self.run.shutdown.carries_on(member, self)]
+        left = [member for member in self.members if not self.run.shutdown.carries_on(member, self)]
         self.members = carried
         self.flush()
         return left

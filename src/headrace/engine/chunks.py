@@ -15,14 +15,12 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from headrace.aio.gate import wake_waiters
 from headrace.engine.lineage import count_sent
 from headrace.engine.slot import Slot
 from headrace.engine.stage import Caller
 from headrace.engine.window import Level
 from headrace.item import QUEUED, RUNNING, Delivery
 from headrace.plan import StageSpec
-from headrace.policies import limits as admission
 from headrace.ports import ChoosingLane, ChunkLane, ChunkPlace, Raised, current_call
 
 if TYPE_CHECKING:
@@ -59,7 +57,6 @@ class ChunkCaller(Caller):
         super().__init__(run, spec, lane, level, below)
         self._places: Any = lane
         self._is_single = bool(spec.limits) or spec.effect == "once"
-        self._is_careful = spec.within is not None or spec.effect == "once" or run.plan.levels > 1
         self._is_plain = spec.kind == "map" and not spec.ordered
 
     def load(
@@ -94,7 +91,7 @@ class ChunkCaller(Caller):
                 continue
             slot.chunk, slot.at, slot.delivery, slot.began = chunk, 0, chunk[0], self.run.clock()
             slot.is_recalled = False
-            if self._is_careful and not await self._prepare_chunk(slot):
+            if self.is_careful and not await self._prepare_chunk(slot):
                 continue
             if not await self._call_chunk(slot):
                 return
@@ -165,9 +162,9 @@ class ChunkCaller(Caller):
         return slot.ending is None
 
     async def _deal_with(self, slot: ChunkSlot, answers: Any) -> None:
-        chunk, limited, plain, forward = slot.chunk, bool(self.spec.limits), self._is_plain, self.forward
+        chunk, settles, plain, forward = slot.chunk, self.settles, self._is_plain, self.forward
         if (
-            plain and not limited and Raised not in set(map(type, answers))
+            plain and not settles and Raised not in set(map(type, answers))
         ):  # the common case, in half the time
             at = slot.at
             slot.at += len(answers)
@@ -181,7 +178,7 @@ class ChunkCaller(Caller):
             if type(answer) is Raised:
                 self._answered_badly(slot, delivery, answer)
                 continue
-            if limited:
+            if settles:
                 self.permits.settle(delivery, answer)
             if plain:
                 delivery.value = answer
@@ -203,13 +200,11 @@ class ChunkCaller(Caller):
         kept = []
         for delivery in back:
             delivery.tried -= 1
-            claims, delivery.claims = delivery.claims, None
-            if claims:
-                wake_waiters(admission.cancel(claims))
+            self.permits.cancel(delivery)
             if self.spec.effect == "once" and delivery.sent:
                 count_sent(delivery, -1)
                 self.run.forget_intent(delivery)
-            if self.run.shutdown.carries_on(delivery):
+            if self.run.shutdown.carries_on(delivery, self):
                 delivery.state = QUEUED
                 self.run.delays.watch(self, delivery)
                 kept.append(delivery)

@@ -113,6 +113,8 @@ class Committer(Exit):
         for row in rows:
             self._bytes += weigh(row.value)
         self._ended.append((root, ending, sorted(rows, key=row_order)))
+        if self._wake is not None and len(self._ended) >= self.run.accounts.fuse.left:
+            self._linger_over(self._wake)  # the sooner it is seen that all goes wrong, the better
         self._nudge()
 
     async def intend(self, delivery: Delivery, stage: str) -> None:

@@ -17,7 +17,7 @@ from headrace.engine.texts import one_line
 from headrace.events import KeyHeld
 from headrace.item import Delivery
 from headrace.policies import limits as admission
-from headrace.policies.limits import Claim
+from headrace.policies.limits import Claim, KeyState
 
 if TYPE_CHECKING:
     from headrace.engine.bus import Bus
@@ -71,7 +71,12 @@ class Delays:
 
     def hold(self, claims: list[Claim], seconds: float, error: Exception, bus: Bus | None) -> None:
         """Let everything of these claims' keys wait for `seconds`, and tell of it."""
-        at = time.time()
         for state in admission.hold(claims, self._loop.time() + seconds):
-            if bus is not None:
-                bus.emit(KeyHeld(at, state.limit.name, str(state.key), at + seconds, one_line(error)[:200]))
+            self.tell_held(state, seconds, one_line(error)[:200], bus)
+
+    @staticmethod
+    def tell_held(state: KeyState, seconds: float, reason: str, bus: Bus | None) -> None:
+        """Tell those who listen that a key waits."""
+        if bus is not None:
+            at = time.time()
+            bus.emit(KeyHeld(at, state.limit.name, str(state.key), at + seconds, reason))

@@ -17,6 +17,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -125,6 +126,27 @@ class Dispatch:
         self._idle.append(future)
         return future
 
+    def lend(self) -> Callable[[], None] | None:
+        """Lend the place of an idle worker, so that no call starts there; None where all are taken or wanted.
+
+        What is given returns the place.
+        """
+        if not self.is_open or self.has_ready:
+            return None
+        if self._spare:
+            self._spare -= 1
+            return functools.partial(self.add_workers, 1)
+        while self._idle:
+            future = self._idle.popleft()
+            if not future.done():
+                return functools.partial(self._idle_again, future)
+        return None
+
+    def _idle_again(self, future: asyncio.Future[None]) -> None:
+        if not future.done():  # else its worker was cancelled meanwhile
+            self._idle.append(future)
+            self.wake_more()
+
     @property
     def has_ready(self) -> bool:
         """Whether a worker may find something to take."""
@@ -136,7 +158,7 @@ class Dispatch:
         A woken worker does the same first: where calls wait, all are soon awake; where they return at once, the first
         few take everything, and a hundred are not woken for nothing.
         """
-        if self.has_ready:
+        if self.is_open and self.has_ready:  # else idle workers would wake each other for ever
             for _ in range(min(2, len(self._idle) + self._spare)):
                 self._wake_one()
 

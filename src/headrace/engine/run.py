@@ -32,6 +32,7 @@ from headrace.engine.delays import Delays
 from headrace.engine.endings import Endings
 from headrace.engine.exits import Exit
 from headrace.engine.fanout import collecting
+from headrace.engine.hedging import HedgingCaller
 from headrace.engine.intake import Intake
 from headrace.engine.lineage import Ending
 from headrace.engine.parking import Parkings
@@ -151,7 +152,8 @@ class Run:
                 elif isinstance(lane, ChunkLane):
                     self.nodes.append(ChunkCaller(self, spec, lane, level, below))
                 else:
-                    self.nodes.append(Caller(self, spec, lane, level, below))
+                    kind = Caller if spec.hedge is None else HedgingCaller
+                    self.nodes.append(kind(self, spec, lane, level, below))
             level = below
         for node, following in zip(self.nodes, self.nodes[1:], strict=False):
             node.forward = self._carrier(following) if isinstance(node, Caller) else following.accept
@@ -268,6 +270,7 @@ class Run:
         self.sweep.stop()
         self.delays.drain()
         for caller in self.callers:
+            await caller.close()
             caller.ended = True
             caller.dispatch.wake_all()
         await self.exit.close()

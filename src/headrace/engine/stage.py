@@ -23,11 +23,13 @@ from headrace.engine.lineage import Child, Ending, begin_family, count_sent, is_
 from headrace.engine.permits import Permits
 from headrace.engine.reorder import Reorder
 from headrace.engine.slot import Slot
+from headrace.engine.spending import spending_of
 from headrace.engine.texts import one_line, peek
 from headrace.engine.window import WEIGHTLESS, Level
 from headrace.errors import CallError, HeadraceError, Skip, TimedOut
 from headrace.item import QUEUED, RUNNING, WAITING, Delivery
 from headrace.plan import StageSpec, where_is
+from headrace.policies.hedging import Hedge
 from headrace.policies.holds import Place
 from headrace.policies.limits import KeyState
 from headrace.policies.retry import decide
@@ -46,6 +48,8 @@ BREATH = 0.005
 
 class Caller:
     """A stage that calls a function: map, flat_map or filter."""
+
+    hedge: Hedge | None = None  # where slow calls get a copy
 
     def __init__(self, run: Run, spec: StageSpec, lane: Lane | ChunkLane, level: Level, below: Level) -> None:
         self.run = run
@@ -78,7 +82,15 @@ class Caller:
             if spec.limits
             else Dispatch(loop, spec.concurrency, self.spawn)
         )  # fmt: skip
-        self.permits = Permits(run, spec.limits)
+        self.spending = spending_of(self)
+        self.permits = Permits(run, spec.limits, self.spending)
+        self.settles = bool(spec.limits or self.spending)  # what a call took is to be settled when it is over
+        self.is_careful = (
+            spec.within is not None
+            or spec.effect == "once"
+            or run.plan.levels > 1
+            or self.spending is not None
+        )
         self.ahead = ahead_of(self, lane)
 
     @property
@@ -123,7 +135,7 @@ class Caller:
 
     def accept(self, delivery: Delivery) -> None:
         """Queue a delivery from the stage before, or from the source."""
-        if self.run.shutdown.is_stopping and not self.run.shutdown.carries_on(delivery):
+        if self.run.shutdown.is_stopping and not self.run.shutdown.carries_on(delivery, self):
             self.run.endings.give_back(delivery)
             return
         delivery.state = QUEUED
@@ -179,7 +191,7 @@ class Caller:
         timed = self.spec.timeout is not None or self.spec.within is not None
         plain = self.spec.kind == "map" and self._reorder is None
         limited = bool(self.spec.limits)
-        careful = self.spec.within is not None or self.spec.effect == "once" or run.plan.levels > 1
+        settles, careful = self.settles, self.is_careful
         dispatch.wake_more()
         now = clock()
         while True:
@@ -240,7 +252,7 @@ class Caller:
                     if self._overran(slot, delivery, value):
                         return
                     continue
-                if limited:
+                if settles:
                     self.permits.settle(delivery, value)
                 run.now = now
                 if plain:
@@ -258,27 +270,36 @@ class Caller:
     async def _prepare(self, slot: Slot, delivery: Delivery, now: float) -> bool:
         """Do what only some stages need before a call; say whether the call is to be made at all."""
         if delivery.origin is not None and is_doomed(delivery):
-            self._not_called(slot, delivery)
+            self._not_called(slot, delivery, self.run.endings.drop)
             return False
+        if self.spending is not None:
+            end = self.spending.reserve(delivery)
+            if end is not None:
+                self._not_called(slot, delivery, end)
+                return False
         within = self.spec.within
         if within is not None and delivery.until is None:
             delivery.until = now + within
         if self.spec.effect == "once":
-            await self.run.intend(delivery, self.spec.name)
+            try:
+                await self.run.intend(delivery, self.spec.name)
+            except BaseException:
+                self.permits.cancel(delivery)  # it was stopped before it went out
+                raise
             if delivery.origin is not None and is_doomed(delivery):
                 self.run.forget_intent(delivery)
-                self._not_called(slot, delivery)
+                self._not_called(slot, delivery, self.run.endings.drop)
                 return False
             count_sent(delivery, 1)
         return True
 
-    def _not_called(self, slot: Slot, delivery: Delivery) -> None:
-        """End a delivery whose root has ended badly already, without the call."""
+    def _not_called(self, slot: Slot, delivery: Delivery, end: Callable[[Delivery], None]) -> None:
+        """End a delivery without the call: its root has ended badly already, or its stage's budget does not allow it."""
         self._call_over(slot)
         slot.calls -= 1
         delivery.tried -= 1
-        self.permits.release(delivery)
-        self.run.endings.drop(delivery)
+        self.permits.cancel(delivery)
+        end(delivery)
 
     # ------------------------------------------------------------------ how a call ends
 
@@ -331,7 +352,7 @@ class Caller:
                     family.bad = self._too_many(below)
                     break
                 await window.wait_room(root, below)
-                if family.bad is not None or not run.shutdown.carries_on(parent):
+                if family.bad is not None or not run.shutdown.carries_on(parent, self, called=True):
                     break
                 child = Child(parent, index, value, below.sequence)
                 child.attempts = parent.attempts + parent.tried
@@ -367,6 +388,9 @@ class Caller:
         if decision.hold is not None and delivery.claims:
             run.delays.hold(delivery.claims, decision.hold, error, run.bus)
             run.parking.hold_began(decision.hold)
+        after = decision.after
+        if decision.kind == "again" and spec.retry is not None:
+            after = max(after, self.permits.wait_of_budget(delivery, spec.retry, self.attempts))
         self.permits.release(delivery, self.permits.signal_of(delivery, error))
         if decision.kind == "in_doubt":
             run.endings.fail(delivery, spec.name, error, in_doubt=True)
@@ -377,11 +401,11 @@ class Caller:
         if isinstance(error, Skip):
             run.endings.skip(delivery, error.reason)
         elif decision.kind == "again" and not run.shutdown.is_stopping:
-            run.accounts.attempt_failed(delivery, spec.name, error, decision.after)
-            if not run.parking.failed(self, delivery, decision.after, error):
+            run.accounts.attempt_failed(delivery, spec.name, error, after)
+            if not run.parking.failed(self, delivery, after, error):
                 delivery.state = WAITING
                 self.waiting += 1
-                run.delays.repeat(self, delivery, decision.after)
+                run.delays.repeat(self, delivery, after)
         elif decision.kind == "again":
             run.endings.give_back(delivery)
         else:
@@ -496,6 +520,9 @@ class Caller:
 
     def recall(self) -> None:
         """Take back what a lane was given and has not begun: nothing, where it is given one call at a time."""
+
+    async def close(self) -> None:
+        """Wait for what may still end although all items are settled: nothing, where each has one call."""
 
     def give_up(self, slot: Slot, error: Exception | None) -> None:
         """Go on without a call that will not end: settle its item, and start a worker in its place."""

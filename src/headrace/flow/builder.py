@@ -27,6 +27,8 @@ from headrace.plan import (
     known,
     make_stage,
 )
+from headrace.policies.breaker import Breaker
+from headrace.policies.budget import Budget
 from headrace.policies.deadlines import parse_duration
 from headrace.policies.limits import Limit
 from headrace.policies.retry import Retry
@@ -84,7 +86,10 @@ class Flow(Generic[T]):
         within: float | None = ...,
         retry: Retry | None = ...,
         effect: Effect | None = ...,
+        hedge: float | None = ...,
         uses: Uses = ...,
+        budget: Budget | None = ...,
+        breaker: Breaker | None = ...,
         name: str | None = ...,
     ) -> Flow[R]: ...
     @overload
@@ -101,7 +106,10 @@ class Flow(Generic[T]):
         within: float | None = ...,
         retry: Retry | None = ...,
         effect: Effect | None = ...,
+        hedge: float | None = ...,
         uses: Uses = ...,
+        budget: Budget | None = ...,
+        breaker: Breaker | None = ...,
         name: str | None = ...,
     ) -> Flow[R]: ...
     def map(self, fn: Callable[..., Any], **options: Any) -> Flow[Any]:
@@ -112,8 +120,11 @@ class Flow(Generic[T]):
         processes as there are cores. `rate` ("500/s") and `limits` hold starts back. `ordered`: leave in the order of the
         source. `timeout`: seconds for one attempt, `within`: for all of them and the waiting between. `retry`: which
         failures are repeated; none unless given. `effect`: what a repeated call would do: "safe", "idempotent" (the
-        default) or "once", which is never repeated when its end is unknown. `uses`: factories of what `fn` takes by
-        keyword, opened once a run (in threads: once a thread; in processes: once a child).
+        default) or "once", which is never repeated when its end is unknown. `hedge`: so many more calls, as a share
+        (0.05), may be spent on second copies of safe calls that are slower than 95 % of the others; the first result
+        counts, and the other call is cancelled. `uses`: factories of what `fn` takes by keyword, opened once a run (in
+        threads: once a thread; in processes: once a child). `budget`: what may be spent in all (`hr.Budget`); when it is,
+        the run drains, and the rest is returned. `breaker`: calls pause where nearly all fail (`hr.Breaker`).
 
         A call that raises fails its item, and the run goes on.
         """
@@ -133,6 +144,8 @@ class Flow(Generic[T]):
         retry: Retry | None = None,
         effect: Effect | None = None,
         uses: Uses = None,
+        budget: Budget | None = None,
+        breaker: Breaker | None = None,
         name: str | None = None,
         fanout: int = DEFAULT_FANOUT,
     ) -> Flow[R]:
@@ -144,7 +157,8 @@ class Flow(Generic[T]):
         return self._with(
             make_stage(
                 "flat_map", fn, lane=lane, concurrency=concurrency, rate=rate, limits=limits, ordered=ordered,
-                timeout=timeout, within=within, retry=retry, effect=effect, uses=uses, name=name, fanout=fanout,
+                timeout=timeout, within=within, retry=retry, effect=effect, uses=uses, budget=budget, breaker=breaker,
+                name=name, fanout=fanout,
             )
         )  # fmt: skip
 
@@ -213,6 +227,7 @@ class Flow(Generic[T]):
         wait: float | str = DEFAULT_WAIT,
         on_failure: Literal["record", "stop"] = "record",
         max_failures: str | int | float | None = None,
+        fuse: int | Literal["auto"] | None = "auto",
         fresh: bool = False,
         max_age: float | str | None = None,
         accept_changes: bool = False,
@@ -230,6 +245,7 @@ class Flow(Generic[T]):
         options = self._options(
             job, window=window, within=within, wait=parse_duration(wait, "wait"), on_failure=on_failure,
             max_failures=max_failures, fresh=fresh, max_age=_seconds(max_age), accept_changes=accept_changes, grace=grace,
+            fuse=fuse,
             recorded=recorded or {},
         )  # fmt: skip
         return Job(self._plan, options, stop=stop, progress=progress)
@@ -243,6 +259,7 @@ class Flow(Generic[T]):
         wait: float | str = DEFAULT_WAIT,
         on_failure: Literal["record", "stop"] = "record",
         max_failures: str | int | float | None = None,
+        fuse: int | Literal["auto"] | None = "auto",
         fresh: bool = False,
         max_age: float | str | None = None,
         accept_changes: bool = False,
@@ -255,10 +272,11 @@ class Flow(Generic[T]):
         `job` names the run in its sink's place; run again, it goes on where it ended. `window`: the most open items.
         `within`: seconds for the whole run; what is left then is returned. `wait` (seconds, or "10m"): what would have to
         wait longer, for a repetition or for a key that is held, is parked, and a later run takes it up.
-        `on_failure="stop"`: the first failure cancels the rest. `max_failures`: a number or "1%". `fresh`: do everything
-        anew; `max_age`: what was done longer ago (seconds, or "24h"). `accept_changes`: go on although the plan has changed.
-        `stop`: an event that drains the run. `progress`: True, or who listens to the events. `grace`: seconds that a drain
-        gives to running calls.
+        `on_failure="stop"`: the first failure cancels the rest. `max_failures`: a number or "1%". `fuse`: the run stops
+        where its first so many items all fail for good in the same way; "auto" is 50 for a job, and otherwise, as None,
+        never. `fresh`: do everything anew; `max_age`: what was done longer ago (seconds, or "24h"). `accept_changes`: go on
+        although the plan has changed. `stop`: an event that drains the run. `progress`: True, or who listens to the events.
+        `grace`: seconds that a drain gives to running calls.
 
         Failed items do not raise: see `Report.check`. Cancelled, it cancels its calls, waits for them up to the grace,
         commits what is decided, and raises CancelledError. Raises the run's own troubles: SourceError, SinkError,
@@ -266,7 +284,7 @@ class Flow(Generic[T]):
         """
         running = self.start(
             job=job, window=window, within=within, wait=wait, on_failure=on_failure, max_failures=max_failures, fresh=fresh,
-            max_age=max_age, accept_changes=accept_changes, stop=stop, progress=progress, grace=grace,
+            max_age=max_age, accept_changes=accept_changes, stop=stop, progress=progress, grace=grace, fuse=fuse,
         )  # fmt: skip
         async with running:
             return await running.wait()
@@ -285,6 +303,7 @@ class Flow(Generic[T]):
         within: float | None = None,
         wait: float | str = DEFAULT_WAIT,
         on_failure: Literal["record", "stop"] = "record",
+        fuse: int | Literal["auto"] | None = "auto",
         stop: StopEvent | None = None,
         progress: Progress = None,
         grace: float = 8.0,
@@ -297,7 +316,8 @@ class Flow(Generic[T]):
         if self._plan.sink is not None:
             raise PlanError("stream() hands the outcomes to you: leave out .into(), or use run()")
         options = self._options(
-            None, window=window, within=within, wait=parse_duration(wait, "wait"), on_failure=on_failure, grace=grace
+            None, window=window, within=within, wait=parse_duration(wait, "wait"), on_failure=on_failure, fuse=fuse,
+            grace=grace,
         )  # fmt: skip
         return OutcomeStream(self._plan, options, stop=stop, progress=progress)
 

@@ -14,6 +14,8 @@ from headrace.flow.job import Job, StopEvent
 from headrace.flow.main import run_sync, signals_to
 from headrace.item import Done, Failed, Outcome, Parked
 from headrace.plan import DEFAULT_WAIT, LaneName, Plan, Processes, RunOptions, known, make_stage
+from headrace.policies.breaker import Breaker
+from headrace.policies.budget import Budget
 from headrace.policies.deadlines import parse_duration
 from headrace.policies.limits import Limit
 from headrace.policies.retry import Retry
@@ -26,7 +28,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 #: The options of `map` that are the run's, not the stage's.
 RUN_OPTIONS = (
-    "out", "job", "window", "wait", "on_failure", "max_failures", "fresh", "max_age", "accept_changes", "stop", "progress",
+    "out", "job", "window", "wait", "on_failure", "max_failures", "fuse", "fresh", "max_age", "accept_changes", "stop",
+    "progress",
     "grace",
 )  # fmt: skip
 Items = Iterable[T] | AsyncIterable[T] | Source
@@ -45,13 +48,17 @@ async def map(
     within: float | None = ...,
     retry: Retry | None = ...,
     effect: Effect | None = ...,
+    hedge: float | None = ...,
     uses: Mapping[str, Callable[[], Any]] | None = ...,
+    budget: Budget | None = ...,
+    breaker: Breaker | None = ...,
     out: str | os.PathLike[str] | Sink | None = ...,
     job: str | None = ...,
     window: int | None = ...,
     wait: float | str = ...,
     on_failure: Literal["record", "stop"] = ...,
     max_failures: str | int | float | None = ...,
+    fuse: int | Literal["auto"] | None = ...,
     fresh: bool = ...,
     max_age: float | str | None = ...,
     accept_changes: bool = ...,
@@ -72,13 +79,17 @@ async def map(
     within: float | None = ...,
     retry: Retry | None = ...,
     effect: Effect | None = ...,
+    hedge: float | None = ...,
     uses: Mapping[str, Callable[[], Any]] | None = ...,
+    budget: Budget | None = ...,
+    breaker: Breaker | None = ...,
     out: str | os.PathLike[str] | Sink | None = ...,
     job: str | None = ...,
     window: int | None = ...,
     wait: float | str = ...,
     on_failure: Literal["record", "stop"] = ...,
     max_failures: str | int | float | None = ...,
+    fuse: int | Literal["auto"] | None = ...,
     fresh: bool = ...,
     max_age: float | str | None = ...,
     accept_changes: bool = ...,
@@ -114,13 +125,17 @@ def map_sync(
     within: float | None = ...,
     retry: Retry | None = ...,
     effect: Effect | None = ...,
+    hedge: float | None = ...,
     uses: Mapping[str, Callable[[], Any]] | None = ...,
+    budget: Budget | None = ...,
+    breaker: Breaker | None = ...,
     out: str | os.PathLike[str] | Sink | None = ...,
     job: str | None = ...,
     window: int | None = ...,
     wait: float | str = ...,
     on_failure: Literal["record", "stop"] = ...,
     max_failures: str | int | float | None = ...,
+    fuse: int | Literal["auto"] | None = ...,
     fresh: bool = ...,
     max_age: float | str | None = ...,
     accept_changes: bool = ...,
@@ -141,13 +156,17 @@ def map_sync(
     within: float | None = ...,
     retry: Retry | None = ...,
     effect: Effect | None = ...,
+    hedge: float | None = ...,
     uses: Mapping[str, Callable[[], Any]] | None = ...,
+    budget: Budget | None = ...,
+    breaker: Breaker | None = ...,
     out: str | os.PathLike[str] | Sink | None = ...,
     job: str | None = ...,
     window: int | None = ...,
     wait: float | str = ...,
     on_failure: Literal["record", "stop"] = ...,
     max_failures: str | int | float | None = ...,
+    fuse: int | Literal["auto"] | None = ...,
     fresh: bool = ...,
     max_age: float | str | None = ...,
     accept_changes: bool = ...,
@@ -185,6 +204,7 @@ class _Mapping:
         wait: float | str = DEFAULT_WAIT,
         on_failure: Literal["record", "stop"] = "record",
         max_failures: str | int | float | None = None,
+        fuse: int | Literal["auto"] | None = "auto",
         fresh: bool = False,
         max_age: float | str | None = None,
         accept_changes: bool = False,
@@ -209,6 +229,7 @@ class _Mapping:
             wait=parse_duration(wait, "wait"),
             on_failure=on_failure,
             max_failures=max_failures,
+            fuse=fuse,
             fresh=fresh,
             max_age=None if max_age is None else parse_duration(max_age, "max_age"),
             accept_changes=accept_changes,

@@ -31,9 +31,9 @@ from headrace.http.secrets import Secret
 from headrace.http.status import Accept, parse_accept, refuse
 from headrace.http.transport import Pool, Transport
 from headrace.http.url import mask, parse
-from headrace.policies.adaptive import Signal
 from headrace.policies.classify import load_signal
 from headrace.policies.limits import Limit
+from headrace.policies.signals import Signal
 from headrace.ports import Call, current_call
 
 __all__ = ["Client", "ClientStatistics", "Template", "check_method"]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from headrace.aio.gate import Gate
-from headrace.policies.adaptive import Signal
 from headrace.policies.limits import Claim, Limit
+from headrace.policies.signals import Signal
 
 __all__ = ["Permits"]
 

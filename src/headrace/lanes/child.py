@@ -24,10 +24,10 @@ import threading
 import time
 import types
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from headrace.lanes import wire
+from headrace.lanes import store, wire
 
 __all__ = ["LOST", "Child", "main", "said"]
 
@@ -36,6 +36,9 @@ TELL_AFTER = 0.003
 #: The characters of a traceback that are sent, and the frames of each exception in it.
 MOST_TRACE = 8192
 MOST_FRAMES = 64
+#: Memory of this size is taken from the system and given back for once. By that glibc learns to keep what is freed, where it
+#: would fetch the same pages anew for the values of each chunk, which takes as long as their whole way.
+LESSON = 8 << 20
 #: The exit codes of a child that ends by itself because it can go on no more.
 LOST = 71  # its socket is gone
 
@@ -46,9 +49,14 @@ class Child:
     def __init__(self, socket: int, control: int, memory: int) -> None:
         self._socket = socket
         self._control = control
-        self._identities = {fd: _identity(fd) for fd in (socket, control)}
+        self._memory = memory
+        self._identities = {fd: _identity(fd) for fd in (socket, control, memory)}
+        os.set_inheritable(memory, False)  # what the calls start would keep it
         self._map = mmap.mmap(memory, wire.MEMORY)
-        os.close(memory)
+        self._store = store.Store(memory)
+        self._stored = 0  # results of this chunk that went to the store
+        self._stored_to = store.START
+        self._is_large = False  # the latest result was
         view = memoryview(self._map)
         self._words = view[: wire.AREA].cast("Q")
         self._floats = view[: wire.AREA].cast("d")
@@ -72,10 +80,10 @@ class Child:
             _use_output(stderr)
             self._send(wire.READY, 0)
             while True:
-                kind, _, payload = self._receive()
+                kind, number, payload = self._receive()
                 if kind == wire.QUIT:
                     return
-                self._run(kind, payload)
+                self._run(kind, number, payload)
 
     def _watch(self) -> None:
         """End this process with its parent, and give back calls that have not begun when it asks for them."""
@@ -101,16 +109,16 @@ class Child:
 
     # ------------------------------------------------------------------ frames
 
-    def _send(self, kind: int, number: int, *payload: bytes) -> None:
+    def _send(self, kind: int, number: int, *payload: Any) -> None:
         with self._lock:
             self._send_locked(kind, number, *payload)
 
-    def _send_locked(self, kind: int, number: int, *payload: bytes) -> None:
+    def _send_locked(self, kind: int, number: int, *payload: Any) -> None:
         if self._is_forked:
             os._exit(0)
         if not self._is_own(self._socket):
             os._exit(LOST)
-        head = wire.HEAD.pack(kind, number, sum(map(len, payload)))
+        head = wire.HEAD.pack(kind, number, store.length_of(payload))
         try:
             for data in (head + payload[0], *payload[1:]) if payload else (head,):
                 view = memoryview(data)
@@ -183,11 +191,13 @@ class Child:
 
     # ------------------------------------------------------------------ the calls
 
-    def _run(self, kind: int, payload: bytearray) -> None:
+    def _run(self, kind: int, stored: int, payload: bytearray) -> None:
+        if stored and not self._is_own(self._memory):
+            os._exit(LOST)
         self._words[wire.LOADING] = 1
         self._floats[wire.BEGAN] = time.monotonic()
         try:
-            values = pickle.loads(payload)
+            values = self._store.load() if stored else pickle.loads(payload)
         except BaseException as error:  # noqa: BLE001 - the parent sends them again, one by one
             self._trouble = error
             self._words[wire.LOADING] = 0
@@ -199,6 +209,7 @@ class Child:
             self._remaining = deque(values)
             self._total = len(values)
         del values
+        self._stored, self._stored_to = 0, store.START
         began = time.monotonic()
         at = self._call_all(self._call if kind == wire.CHUNK else self._load_and_call, began)
         spent = wire.SPENT.pack(time.monotonic() - began, _held() if self._tells_memory else 0)
@@ -269,18 +280,36 @@ class Child:
         else:
             content = (_packed_error(self._trouble),)
             self._trouble = None
-        if sum(map(len, content)) <= wire.RECORD_MOST:
+        length = store.length_of(content)
+        self._is_large = length > wire.RECORD_MOST
+        if not self._is_large:
             part = wire.wrapped_part(b"".join(content))
             end = at + len(part)
             if end <= wire.AREA_END:
                 self._map[at:end] = part
                 self._words[wire.BYTES] = end
                 return end
-        self._send(wire.LARGE, at, *content)
+        place = self._placed(content[1:]) if length >= store.LEAST else None
+        if place is None:
+            self._send(wire.LARGE, at, *content)
+        else:
+            self._send(wire.STORED, at, place + content[0])
         return at
 
-    @staticmethod
-    def _packed(result: Any) -> tuple[bytes, ...]:
+    def _placed(self, pickled: Sequence[Any]) -> bytes | None:
+        """Put a result into the store, behind those that the parent has not read yet; say where it is, if it is there."""
+        if self._words[wire.TAKEN] == self._stored:
+            self._stored_to = store.START
+        at, length = self._stored_to, store.length_of(pickled)
+        if at > store.START and at + length > store.START + store.MOST:
+            return None
+        if not pickled or not self._is_own(self._memory) or not self._store.put(pickled, at):
+            return None
+        self._stored += 1
+        self._stored_to = at + length
+        return wire.PLACE.pack(at, length)
+
+    def _packed(self, result: Any) -> tuple[Any, ...]:
         if type(result) is types.CoroutineType:
             result.close()
             return (
@@ -290,7 +319,7 @@ class Child:
             )
         name = type(result).__qualname__
         try:
-            data = _dumps(result)
+            data = _dumped(result) if self._is_large else (_dumps(result),)
         except Exception as error:  # noqa: BLE001 - it is the item's failure
             from headrace.errors import CallError
 
@@ -301,7 +330,7 @@ class Child:
             raised.__cause__ = error
             return (_packed_error(raised),)
         label = name.encode("utf-8", "replace")[:255]
-        return (wire.VALUE + bytes((len(label),)) + label, data)
+        return (wire.VALUE + bytes((len(label),)) + label, *data)
 
     def _give_back(self) -> None:
         """Give the calls that have not begun back to the parent."""
@@ -332,6 +361,14 @@ def _dumps(value: Any) -> bytes:
 
         data: bytes = cloudpickle.dumps(value, 5)
         return data
+
+
+def _dumped(value: Any) -> Sequence[Any]:
+    """Pickle a value in parts, as `_dumps` does whole: faster where it is large, slower where it is small."""
+    try:
+        return store.parts_of(value)
+    except Exception:  # noqa: BLE001 - as above
+        return (_dumps(value),)
 
 
 def _dumps_error(error: Exception) -> bytes:
@@ -436,6 +473,7 @@ def main() -> None:
     _die_with(parent)
     with contextlib.suppress(OSError):
         os.nice(niceness)
+    bytes(LESSON)
     Child(socket, control, memory).live(stderr)
 
 

@@ -14,7 +14,7 @@ import io
 import pickle
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import cloudpickle
@@ -67,12 +67,12 @@ def by_value(value: Any) -> bytes:
     return file.getvalue()
 
 
-def unwrapped(content: memoryview) -> Any:
-    """Load what a wrapped part carries: a value, or what a call raised."""
+def unwrapped(content: memoryview, load: Callable[[memoryview], Any] = pickle.loads) -> Any:
+    """Load what a wrapped part carries, or says the type of: a value, or what a call raised."""
     if content[0] == wire.VALUE[0]:
         end = 2 + content[1]
         try:
-            return pickle.loads(content[end:])
+            return load(content[end:])
         except Exception as error:  # noqa: BLE001 - it is the item's failure
             name = str(content[2:end], "utf-8", "replace")
             raised = CallError(

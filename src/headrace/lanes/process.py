@@ -26,6 +26,7 @@ from headrace.errors import CallError, LaneError, PlanError, WorkerDied
 from headrace.lanes import wire
 from headrace.lanes.child import LOST, said
 from headrace.lanes.pickling import by_value, unwrapped
+from headrace.lanes.store import length_of, parts_of
 from headrace.lanes.supervisor import Supervised, death_text
 from headrace.plan import Processes
 from headrace.ports import Raised
@@ -286,19 +287,21 @@ class Place:
             child = self._child = self._lane.start_child(self)
             self._calls = 0
         words = child.words
-        words[wire.STARTED] = words[wire.DONE] = words[wire.STOP] = words[wire.LOADING] = 0
+        words[wire.STARTED] = words[wire.DONE] = words[wire.STOP] = words[wire.LOADING] = words[
+            wire.TAKEN
+        ] = 0
         words[wire.BYTES] = self._read_to = wire.AREA
-        payload: bytes | None = None
+        parts: list[Any] | None = None
         if not singly:
             try:
-                payload = pickle.dumps(self._values, 5)
+                parts = parts_of(self._values)
             except Exception:  # noqa: BLE001 - which of them it is comes out when they are pickled one by one
-                payload = None
-        self._is_single = payload is None
-        if payload is None:
-            payload = pickle.dumps([self._pickled(at, value) for at, value in enumerate(self._values)], 5)
-        self._travelled = len(payload)
-        child.send(wire.SINGLY if self._is_single else wire.CHUNK, 0, payload)
+                parts = None
+        self._is_single = parts is None
+        if parts is None:
+            parts = parts_of([self._pickled(at, value) for at, value in enumerate(self._values)])
+        self._travelled = length_of(parts)
+        child.send_values(wire.SINGLY if self._is_single else wire.CHUNK, parts, self._travelled)
 
     def _pickled(self, at: int, value: Any) -> bytes:
         try:
@@ -331,20 +334,26 @@ class Place:
         if kind == wire.READY or not self._is_running:
             return
         if kind == wire.UNREADABLE:
-            self._lane.singly = True
-            self._send(singly=True)
+            self._unreadable()
             return
         if kind == wire.RECALLED:
             self.length = max(number, self.answered)
             self._wake()
             return
         self._collect(child, number)
-        if kind == wire.LARGE:
-            self._answer(unwrapped(memoryview(payload)))
-            self._travelled += len(payload)
+        if kind in (wire.LARGE, wire.STORED):
+            content, length = memoryview(payload), len(payload)
+            if kind == wire.LARGE:
+                self._answer(unwrapped(content))
+            else:
+                at, length = wire.PLACE.unpack_from(content)
+                self._answer(unwrapped(content[wire.PLACE.size :], lambda _: child.store.load(at, length)))
+                child.words[wire.TAKEN] += 1
+            self._travelled += length
             if self._travelled > MOST_BYTES and self.answered + 1 < self.length:
                 self.recall()  # so that no more of these come than are dealt with
         elif kind == wire.OVER:
+            child.store.trim()
             self._calls += self.answered
             seconds, held = wire.SPENT.unpack(payload)
             self._lane.took(self.answered, seconds, self._travelled + number - wire.AREA)
@@ -356,6 +365,20 @@ class Place:
                 self.leave()
         if self._answers:
             self._wake()
+
+    def _unreadable(self) -> None:
+        """Send the values again, each pickled for itself; and where there is no memory for these, one at a time."""
+        if not self._is_single:
+            self._lane.singly = True
+            self._send(singly=True)
+            return
+        self._lane.took(0, 0.0, 0)
+        if self.length == 1:
+            error = CallError(
+                "the item cannot be loaded in the child process: it has no memory for it. Raise memory= of hr.Processes"
+            )
+            self._answer(Raised(error))
+        self._over()
 
     def _collect(self, child: Supervised, end: int) -> None:
         """Read the results in shared memory, up to offset `end`."""

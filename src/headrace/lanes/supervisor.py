@@ -25,11 +25,12 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import headrace.lanes
-from headrace.lanes import wire
+from headrace.lanes import store, wire
 
 __all__ = ["Supervised", "death_text"]
 
@@ -88,6 +89,7 @@ class Supervised:
         self._memory_file = _anonymous_file()
         os.ftruncate(self._memory_file, wire.MEMORY)
         self.memory = mmap.mmap(self._memory_file, wire.MEMORY)
+        self.store = store.Store(self._memory_file)
         view = memoryview(self.memory)
         self.words = view[: wire.AREA].cast("Q")
         self.floats = view[: wire.AREA].cast("d")
@@ -112,6 +114,13 @@ class Supervised:
         self._unsent += [memoryview(part) for part in parts if part]
         if not waits:
             self._writable()
+
+    def send_values(self, kind: int, parts: Sequence[Any], length: int) -> None:
+        """Write a frame of values, by the store where they are large. The chunk before must be over."""
+        if length >= store.LEAST and self.store.put(parts):
+            self.send(kind, length)
+        else:
+            self.send(kind, 0, b"".join(parts))
 
     def _writable(self) -> None:
         unsent = self._unsent
@@ -228,7 +237,6 @@ class Supervised:
         finally:
             self._child_socket.close()
             self._child_control.close()
-            os.close(self._memory_file)
         popen = self._popen
         if popen is not None:
             if hasattr(os, "waitid"):  # while it is a zombie, nobody else can have its pid or its group
@@ -308,6 +316,7 @@ class Supervised:
         self._socket.close()
         self._control.close()
         os.close(self._output)
+        os.close(self._memory_file)
         self.words.release()
         self.floats.release()
         with contextlib.suppress(BufferError):

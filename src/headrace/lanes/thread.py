@@ -330,6 +330,7 @@ class ThreadLane:
             took += job.took
             future = job.future
             if future.done():
+                job.given_up = True  # its waiter was cancelled in this turn of the loop: it has come back, and is not stuck
                 continue
             if job.error is not None:
                 future.set_exception(_presentable(job.error))

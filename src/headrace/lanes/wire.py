@@ -1,13 +1,15 @@
 """What parent and child of the process lane say to each other: frames on a socket pair, words and results in shared memory.
 
     parent ─► child   SETUP, then CHUNK or SINGLY, one at a time; QUIT
-    child ─► parent   READY or BROKEN; WRITTEN, LARGE, RECALLED; then OVER or UNREADABLE
+    child ─► parent   READY or BROKEN; WRITTEN, STORED, LARGE, RECALLED; then OVER or UNREADABLE
 
 Rules:
 1. A result is in shared memory, or whole in the socket, before the next call begins: a death takes no finished call along.
 2. Results follow each other as parts of one pickled list, so that the parent reads a thousand of them in one step. What a
    part of a list cannot hold safely (it may fail to load, or refer to itself) is a pickle of its own, carried as bytes.
-3. This file is read by the child as it starts: it imports nothing that takes time.
+3. What is large goes by the store, the shared file behind the small results (`store.py`): the values of a chunk, then, when
+   these are loaded, results. Where the store cannot take it, it goes whole by the socket.
+4. This file is read by the child as it starts: it imports nothing that takes time.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ __all__ = [
     "LOADING",
     "MEMORY",
     "OVER",
+    "PLACE",
     "PLAIN",
     "QUIT",
     "READY",
@@ -40,6 +43,8 @@ __all__ = [
     "SPENT",
     "STARTED",
     "STOP",
+    "STORED",
+    "TAKEN",
     "TEXT_MOST",
     "UNREADABLE",
     "VALUE",
@@ -54,10 +59,12 @@ __all__ = [
 HEAD: Final = struct.Struct("=BQQ")
 #: The payload of OVER: seconds spent on the chunk, bytes of memory that the child holds (0: not asked for).
 SPENT: Final = struct.Struct("=dQ")
+#: The payload of STORED begins with the offset of a pickle in the store, and its length.
+PLACE: Final = struct.Struct("=QQ")
 
 # Frames to the child.
 SETUP: Final = 1  #: the function, and how to live
-CHUNK: Final = 2  #: a pickled list of values
+CHUNK: Final = 2  #: a pickled list of values: the payload, or `number` bytes in the store
 SINGLY: Final = 3  #: the same, each value pickled for itself
 QUIT: Final = 4
 
@@ -69,6 +76,7 @@ LARGE: Final = 13  #: a result that does not go there; those before it reach up 
 RECALLED: Final = 14  #: only the first `number` calls of the chunk are made here
 OVER: Final = 15  #: nothing more of this chunk is made; results reach up to the offset `number`
 UNREADABLE: Final = 16  #: the values could not be loaded together; nothing was called
+STORED: Final = 17  #: as LARGE, with the pickle in the store
 
 # Words of 8 bytes at the start of the shared memory.
 STARTED: Final = 0  #: calls of this chunk that have begun
@@ -77,6 +85,7 @@ BYTES: Final = 2  #: results reach up to this offset
 STOP: Final = 3  #: set by the parent: begin no more calls
 LOADING: Final = 4  #: the values of the chunk are being loaded
 BEGAN: Final = 5  #: a float: when the latest call began, on the machine's monotonic clock
+TAKEN: Final = 6  #: set by the parent: results of this chunk that it has read from the store
 
 AREA: Final = 64  #: where results begin
 MEMORY: Final = 1 << 20

@@ -19,14 +19,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Final, Literal
+from typing import Final
 
 from headrace.errors import PlanError
+from headrace.policies.signals import Signal
 
-__all__ = ["Adaptive", "Aimd", "Signal"]
-
-#: What the end of a call says about load: the call went well; nothing; the other side has too much.
-Signal = Literal["success", "ignore", "overload"]
+__all__ = ["Adaptive", "Aimd"]
 
 #: The level after an overload, as a share of the one before.
 DECREASE: Final = 0.7
@@ -122,6 +120,11 @@ class Aimd:
         return int(self.level)
 
     @property
+    def is_lowest(self) -> bool:
+        """Whether the level cannot fall."""
+        return self.level <= self._lowest
+
+    @property
     def is_slow(self) -> bool:
         """Whether calls take so much longer than at best that the level does not grow."""
         return self._recent - self._best > TOO_SLOW
@@ -132,7 +135,7 @@ class Aimd:
 
     def learn(self, signal: Signal, began: float, now: float, inflight: int) -> None:
         """Take in how a call ended that began at `began`; `inflight` are the calls at once, this one included."""
-        if signal == "ignore":
+        if signal == "ignore" or signal == "fault":
             return
         if now < self._at - 1.0:
             self._change_clock(now)

@@ -10,11 +10,10 @@ Rules:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeGuard, TypeVar
 
 from headrace.errors import CallError, Disposition, GiveUp, RetryAfter, Skip, TimedOut
-from headrace.policies.adaptive import Signal
 from headrace.policies.known_errors import (
     KNOWN,
     KNOWN_ANYWHERE,
@@ -34,8 +33,9 @@ from headrace.policies.known_errors import (
     Verdict,
 )
 from headrace.policies.retry_after import bounded_seconds, parse_http_date, parse_retry_after
+from headrace.policies.signals import Signal
 
-__all__ = ["Verdict", "classify", "is_a", "load_signal", "parse_retry_after", "transient"]
+__all__ = ["Verdict", "classify", "is_a", "load_signal", "parse_retry_after", "status_of", "transient"]
 
 T = TypeVar("T", bound=BaseException)
 
@@ -71,30 +71,47 @@ def classify(error: BaseException, now_epoch: float | None = None) -> Verdict:
 
 
 def load_signal(error: BaseException) -> Signal:
-    """Say what a failure tells of load: "overload" where the other side has too much, else "ignore". Never raises.
+    """Say what a failure tells of the other side; of a group, what weighs most. Never raises.
 
-    Too much: 429, 503, 529 and what else asks for less, RetryAfter, and where no answer came, be it that the
-    connection failed, was lost, or the time was up. A 404 or a mistake of the program says nothing of load.
+    "throttled": 429, Retry-After, RetryAfter, and what else asks for less. "overload": 503, 529. "lost": no answer
+    came, be it that the connection failed, was lost, or the time was up. "fault": 500, 502, 504 and their kin.
+    "success": a 404 and other refusals of this one item. "ignore": a mistake of the program, which says nothing.
     """
     leaves = _leaves(error) if is_a(error, BaseExceptionGroup) else (error,)
-    return "overload" if any(_is_overload(leaf) for leaf in leaves) else "ignore"
+    return max(map(_signal_of, leaves), key=_WEIGHT.__getitem__, default="ignore")
 
 
-def _is_overload(error: BaseException) -> bool:
+def status_of(error: BaseException) -> int | None:
+    """Give the status of the answer that an exception tells of, its own or its response's, or None. Never raises."""
+    own = _peek(error, "status")
+    return own if type(own) is int else _status_of_answer(error)
+
+
+_WEIGHT: Final[Mapping[Signal, int]] = {
+    "ignore": 0, "success": 1, "fault": 2, "throttled": 3, "overload": 4, "lost": 5,
+}  # fmt: skip
+
+
+def _signal_of(error: BaseException) -> Signal:
     if is_a(error, RetryAfter):
-        return True
+        return "throttled"
     verdict = _of_one(error, None)
-    if verdict.disposition is OVERLOAD:
-        return True
-    if verdict.disposition is not TRANSIENT:
-        return False
     status = _status_of_answer(error)
+    if verdict.disposition is OVERLOAD:
+        return "overload" if status == 529 and verdict.retry_after is None else "throttled"
     if status is not None:
-        return status == 503
+        if status in (408, 425):  # it waited for us, or for a better moment
+            return "ignore"
+        if verdict.disposition is not TRANSIENT:
+            return "success"
+        return "overload" if status == 503 else "fault"
+    if verdict.disposition is not TRANSIENT:
+        return "ignore"
     if is_a(error, CallError) and not is_a(error, TimedOut):
         phase = _peek(error, "phase")
-        return type(phase) is str and phase in ON_THE_WAY
-    return not any(kind.__name__ in ("gaierror", "herror") for kind in type(error).__mro__)
+        return "lost" if type(phase) is str and phase in ON_THE_WAY else "ignore"
+    resolved = not any(kind.__name__ in ("gaierror", "herror") for kind in type(error).__mro__)
+    return "lost" if resolved else "ignore"
 
 
 def _together(verdicts: list[Verdict]) -> Verdict:

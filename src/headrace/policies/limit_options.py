@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from headrace.errors import PlanError
 from headrace.policies.adaptive import Adaptive
+from headrace.policies.breaker import Breaker
 from headrace.policies.gcra import parse_rate
 
 __all__ = ["as_cost", "name_of", "problems", "short"]
@@ -21,11 +22,15 @@ __all__ = ["as_cost", "name_of", "problems", "short"]
 LARGEST: Final = 1e15
 
 
-def problems(concurrency: object, rate: Any, by: object, burst: Any, cost: Any, actual: object) -> list[str]:
+def problems(
+    concurrency: object, rate: Any, by: object, burst: Any, cost: Any, actual: object, breaker: object
+) -> list[str]:
     """Say all that is wrong with the options of a Limit; nothing if they are good."""
     found = []
-    if concurrency is None and rate is None:
-        found.append("give concurrency= or rate= (or both)")
+    if concurrency is None and rate is None and breaker is None:
+        found.append("give concurrency=, rate= or breaker= (or several)")
+    if breaker is not None and not isinstance(breaker, Breaker):
+        found.append(f"breaker={breaker!r}: give a Breaker(), with brackets")
     if isinstance(concurrency, type) and issubclass(concurrency, Adaptive):
         found.append("concurrency=Adaptive: give an object, such as Adaptive(1, 16)")
     elif not (concurrency is None or isinstance(concurrency, Adaptive) or _is_count(concurrency)):

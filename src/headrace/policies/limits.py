@@ -21,15 +21,18 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import math
-import sys
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
+from random import Random
 from typing import Any, Final
 
 from headrace.errors import CallError, Disposition, EngineError, HeadraceError, PlanError
-from headrace.policies.adaptive import Adaptive, Aimd, Signal
-from headrace.policies.gcra import Gcra, parse_rate
+from headrace.policies.adaptive import Adaptive
+from headrace.policies.breaker import Breaker
+from headrace.policies.gcra import parse_rate
+from headrace.policies.key_state import Claim, KeyState
 from headrace.policies.limit_options import as_cost, name_of, problems, short
+from headrace.policies.signals import Signal
 
 __all__ = [
     "Claim",
@@ -98,75 +101,6 @@ class LimitStatistics:
     level: int | None = None
 
 
-class KeyState:
-    """What is running, reserved and waiting for one key of a limit.
-
-    `waiters` is the engine's own: whom to wake when a permit comes free. `claims` counts the claims not yet
-    given back. `capacity` is how many calls may run at once now.
-    """
-
-    __slots__ = (
-        "adaptive",
-        "capacity",
-        "claims",
-        "gcra",
-        "held_until",
-        "inflight",
-        "key",
-        "limit",
-        "waiters",
-    )
-
-    def __init__(self, limit: Limit, key: Hashable) -> None:
-        self.limit = limit
-        self.key = key
-        self.inflight = 0
-        self.claims = 0
-        most = limit.concurrency
-        self.adaptive = Aimd(most) if isinstance(most, Adaptive) else None
-        self.capacity = sys.maxsize if most is None else most.min if isinstance(most, Adaptive) else most
-        self.gcra = None if limit.rate is None else Gcra(limit.rate, limit.burst)
-        self.held_until = -math.inf
-        self.waiters: deque[Any] = deque()
-
-    @property
-    def free(self) -> int:
-        """How many permits are free; very many where the limit has no `concurrency`, fewer than none where
-        the level has just fallen.
-        """
-        return self.capacity - self.inflight
-
-    def is_idle(self, now: float) -> bool:
-        """Say whether nothing would be lost if this state were forgotten at `now`."""
-        return (
-            self.claims == 0
-            and not self.waiters
-            and self.held_until <= now
-            and (self.gcra is None or self.gcra.is_recovered(now))
-            and (self.adaptive is None or self.adaptive.is_idle(now))
-        )
-
-    def __repr__(self) -> str:
-        return (
-            f"<KeyState {self.limit.name}[{self.key!r}] running={self.inflight} waiters={len(self.waiters)}>"
-        )
-
-
-class Claim:
-    """What one call needs, or holds, of one key. `taken` says which; `began` when, where a level learns of it."""
-
-    __slots__ = ("began", "cost", "state", "taken")
-
-    def __init__(self, state: KeyState, cost: float) -> None:
-        self.state = state
-        self.cost = cost
-        self.taken = False
-        self.began = 0.0
-
-    def __repr__(self) -> str:
-        return f"<Claim {self.state.limit.name}[{self.state.key!r}] cost={self.cost:g} taken={self.taken}>"
-
-
 class Limit:
     """How many calls may run at once (`concurrency`) and start in a time (`rate`), in all or by key.
 
@@ -184,7 +118,7 @@ class Limit:
 
     __slots__ = (
         "_only", "_ring", "_seen", "_states", "_trouble", "_unsettled",
-        "actual", "burst", "by", "concurrency", "cost", "name", "rate", "unit_cost",
+        "actual", "breaker", "burst", "by", "concurrency", "cost", "name", "rate", "unit_cost",
     )  # fmt: skip
 
     def __init__(
@@ -196,9 +130,10 @@ class Limit:
         burst: float | None = None,
         cost: float | Callable[[Any], float] | None = None,
         actual: Callable[[Any], float] | None = None,
+        breaker: Breaker | None = None,
         name: str | None = None,
     ) -> None:
-        found = problems(concurrency, rate, by, burst, cost, actual)
+        found = problems(concurrency, rate, by, burst, cost, actual, breaker)
         if found:
             raise PlanError("Limit: " + "; ".join(found))
         self.concurrency = concurrency
@@ -207,6 +142,7 @@ class Limit:
         self.burst = 1 if burst is None else burst
         self.cost = cost
         self.actual = actual
+        self.breaker = breaker
         self.name = name or name_of(by)
         self.unit_cost = 1.0 if cost is None or callable(cost) else float(cost)
         self._states: dict[Hashable, KeyState] = {}
@@ -228,6 +164,8 @@ class Limit:
             given.append(f"burst={self.burst!r}")
         if self.cost is not None:
             given.append(f"cost={getattr(self.cost, '__name__', self.cost)}")
+        if self.breaker is not None:
+            given.append(f"breaker={self.breaker!r}")
         return (
             f"Limit({', '.join(given)})"
             if self.name == name_of(self.by)
@@ -238,6 +176,11 @@ class Limit:
     def is_adaptive(self) -> bool:
         """Whether its level is found by how calls end."""
         return isinstance(self.concurrency, Adaptive)
+
+    @property
+    def learns(self) -> bool:
+        """Whether the ends of calls change anything here."""
+        return self.is_adaptive or self.breaker is not None
 
     def statistics(self) -> LimitStatistics:
         """Count what runs, waits and is held now. Takes time in proportion to the keys in use."""
@@ -333,11 +276,8 @@ class Limit:
 
     def _change_clock(self, now: float) -> None:
         """Carry all times over to a clock that shows less than the last one: another loop's."""
-        back = now - self._seen
         for state in self._all():
-            state.held_until += back
-            if state.gcra is not None:
-                state.gcra.shift(back)
+            state.shift(now - self._seen)
         self._seen = now
 
     # ------------------------------------------------------------------ costs
@@ -417,7 +357,11 @@ def admit(claims: Sequence[Claim], now: float) -> float:
         state = each.state
         if state.inflight >= state.capacity:
             return math.inf
-        if state.held_until <= now and (state.gcra is None or state.gcra.admit(now, each.cost) == 0.0):
+        if (
+            state.held_until <= now
+            and state.paced is None
+            and (state.gcra is None or state.gcra.admit(now, each.cost) == 0.0)
+        ):
             state.inflight += 1
             each.taken = True
             each.began = now
@@ -428,8 +372,10 @@ def admit(claims: Sequence[Claim], now: float) -> float:
         state = each.state
         if state.inflight >= state.capacity:
             return math.inf
-        if state.held_until > now or state.gcra is not None:
-            wait = max(wait, _wait_of(state, each.cost, now))
+        if state.held_until > now or state.gcra is not None or state.paced is not None:
+            if now < state.limit._seen - CLOCK_CHANGED:
+                state.limit._change_clock(now)
+            wait = max(wait, state.wait(each.cost, now))
     if wait > 0.0:
         return wait
     for each in claims:
@@ -440,14 +386,9 @@ def admit(claims: Sequence[Claim], now: float) -> float:
         state.limit._seen = now
         if state.gcra is not None:
             state.gcra.take(now, each.cost)
+        if state.paced is not None:
+            state.paced.take(now)
     return 0.0
-
-
-def _wait_of(state: KeyState, cost: float, now: float) -> float:
-    if now < state.limit._seen - CLOCK_CHANGED:
-        state.limit._change_clock(now)
-    held = max(0.0, state.held_until - now)
-    return held if state.gcra is None else max(held, state.gcra.wait(now, cost))
 
 
 def blocked(claims: Sequence[Claim], now: float) -> KeyState | None:
@@ -458,31 +399,29 @@ def blocked(claims: Sequence[Claim], now: float) -> KeyState | None:
     return None
 
 
-def learn(claims: Sequence[Claim], signal: Signal, now: float) -> None:
-    """Tell the levels of these keys how the call ended. Its permits stay taken."""
-    for each in claims:
-        state = each.state
-        if state.adaptive is not None and each.taken:
-            state.adaptive.learn(signal, each.began, now, state.inflight)
-            state.capacity = state.adaptive.admits
+def learn(claims: Sequence[Claim], signal: Signal, now: float, rng: Random | None = None) -> list[KeyState]:
+    """Tell these keys how the call ended; give those whose breaker has opened by that. Its permits stay taken."""
+    return [
+        each.state
+        for each in claims
+        if each.taken and each.state.learns and each.state.learn(signal, each.began, now, rng)
+    ]
 
 
-def release(claims: Sequence[Claim], signal: Signal = "ignore", now: float = 0.0) -> list[KeyState]:
+def release(claims: Sequence[Claim]) -> list[KeyState]:
     """Give back the permits of a call that is over; give the keys they are of, to wake who waits there.
 
-    What it took of a rate stays taken. `signal` is what the end of the call says of load, at `now`; "ignore"
-    (it was cancelled, or says nothing) needs no time. Raises EngineError, with nothing changed, for claims
-    that are not taken.
+    What it took of a rate stays taken. Raises EngineError, with nothing changed, for claims that are not taken.
     """
     for each in claims:
         if not each.taken:
             raise EngineError(f"{each!r} is to be released, but is not taken")
-    if signal != "ignore":
-        learn(claims, signal, now)
     for each in claims:
+        state = each.state
         each.taken = False
-        each.state.inflight -= 1
-        each.state.claims -= 1
+        state.inflight -= 1
+        state.claims -= 1
+        state.ended += 1
     return [each.state for each in claims]
 
 
@@ -490,6 +429,7 @@ def cancel(claims: Sequence[Claim]) -> list[KeyState]:
     """Give back permits and rate of an attempt that was admitted and never started; else as `release`."""
     freed = release(claims)
     for each in claims:
+        each.state.ended -= 1
         if each.state.gcra is not None:
             each.state.gcra.refund(each.cost, 0.0)
     return freed

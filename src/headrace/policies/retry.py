@@ -40,7 +40,8 @@ class Retry:
     exception class, a tuple of them, or a function of the exception. The wait after attempt n is drawn from 0
     … min(cap, base · 2ⁿ⁻¹) seconds; where the other side asked for less load (429, or 503 with Retry-After),
     `overload_base` and `overload_cap` take their place, and the wait is never shorter than the Retry-After
-    given. A waiting item holds no place, no permit and no worker.
+    given. A waiting item holds no place, no permit and no worker. With `budget=0.2` at most a fifth of a key's
+    calls are repetitions, but for ten a second; those beyond wait longer.
 
     A *once* call is only repeated where nothing can have happened, whatever `on` says. Raises PlanError for
     values that make no sense.
@@ -53,6 +54,7 @@ class Retry:
     cap: float = 30.0
     overload_base: float = 1.0
     overload_cap: float = 300.0
+    budget: float | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -63,6 +65,13 @@ class Retry:
             number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
             if not number or not 0.0 <= seconds < math.inf:
                 problems.append(f"{name}={seconds!r}: give seconds, a finite number, 0 or more")
+        share = self.budget
+        if share is not None and (
+            isinstance(share, bool) or not isinstance(share, int | float) or not 0.0 < share <= 1.0
+        ):
+            problems.append(
+                f"budget={share!r}: give a share of the calls, above 0 and at most 1, such as 0.2"
+            )
         problem = _problem_of_on(self.on)
         if problem:
             problems.append(f"on={self.on!r}: {problem}")

@@ -150,6 +150,12 @@ class Figures:
         """Items that are parked now, by the whole job where there is one."""
         return max(self.statistics.parked, self.statistics.job_parked)
 
+    def copies(self) -> str:
+        """How many second copies of slow calls were started, and how many came first; empty where none were."""
+        started = sum(stage.copies for stage in self.statistics.stages)
+        won = sum(stage.copies_won for stage in self.statistics.stages)
+        return f"copies of slow calls {count(started)}, first {count(won)}" if started else ""
+
     def holds(self) -> list[str]:
         """Which keys are held, for how long still, and why."""
         return [
@@ -194,6 +200,8 @@ class Figures:
             parts.append(f"loop held {duration(self.loop_held)}")
         if not self.finished:
             parts.append(f"{count(self.in_flight)} in flight")
+            if copies := self.copies():
+                parts.append(copies)
             if words := self.waiting():
                 parts.append("waiting: " + ", ".join(words))
             if holds := self.holds():
@@ -211,6 +219,8 @@ class Figures:
         second.append(f"failed {count(self.failed)}")
         if self.parked:
             second.append(f"parked {count(self.parked)}")
+        if copies := self.copies():
+            second.append(copies)
         lines = [head, "  " + " · ".join(second)]
         if busiest := self.busiest():
             lines.append("  busiest: " + " · ".join(busiest))

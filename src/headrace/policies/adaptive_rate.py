@@ -1,0 +1,214 @@
+"""Adaptive rate: how many calls a second the other side takes, found from when it asks for a wait.
+
+        no rate ─► it asks ─► right below the ceiling ─► try a little above it, seldom ─► borne: up, faster and faster
+                                   ▲     what it took        │                                        │
+                                   └───── asked again ◄──────┴────────────────────────────────────────┘
+
+Rules:
+1. There is no rate until the other side asks for a wait: nobody is slowed who does not ask for it.
+2. The ceiling is counted, not guessed: what the other side took in the second before it first asked, since the last
+   wait ended where it asks again at once, and over the whole time where the wait that it asks for is long.
+3. At most one decrease for each time it asks: calls that began before that say nothing new.
+4. A ceiling is tried again seldom, so that a fixed limit costs a refusal now and then; it is never believed for ever.
+5. Starts keep the rate with a burst so small that a limit counted over any second still holds.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+__all__ = ["AdaptiveRate"]
+
+#: The rate, as a share of the ceiling.
+BELOW: Final = 0.97
+#: Answers are counted in parts of so many seconds, over so many of them: one second in all.
+PART: Final = 0.05
+PARTS: Final = 20
+#: A wait of more seconds is taken at its word: what was counted is the limit of the whole time. Shorter ones are rounded up.
+LONG: Final = 3.0
+#: Seconds without a wait after which the rate was nearly right; and so many of the waits that it asked for.
+CALM: Final = 5.0
+CALM_WAITS: Final = 2.0
+#: Where it asks again before that, the ceiling falls to this share of the rate at least.
+SOON: Final = 0.9
+#: What lies further apart, in seconds, has nothing to do with each other.
+RELATED: Final = 600.0
+#: The ceiling is tried after so many seconds (or of the waits) and calls; each try that fails doubles them, up to 32 times.
+PATIENCE: Final = 12.0
+PATIENCE_CALLS: Final = 60.0
+MOST_PATIENCE: Final = 32.0
+#: The first try comes so much earlier where the ceiling is that of a second or less.
+UNSURE: Final = 0.3
+#: The try is so much above the ceiling, and lasts so many seconds, ten calls and a wait before the rate may grow.
+TRY: Final = 1.02
+TRIED: Final = 2.0
+#: Then the rate grows by this share a second, doubled each second up to the second number, by the third a call at most.
+GROWTH: Final = 0.02
+MOST_GROWTH: Final = 0.3
+GROWTH_PER_CALL: Final = 0.05
+#: Refused at less than so many times the ceiling, it was right; so few answers a second say nothing.
+NEAR: Final = 1.1
+FEW: Final = 10.0
+#: It grows and is tried where so much of it is used.
+USED: Final = 0.7
+#: What may start at once, in seconds of the rate: timers are late, and what was missed may be made up for.
+BURST: Final = 0.02
+#: A rate that was not used for so many seconds may be forgotten.
+KEPT: Final = 600.0
+#: The slowest rate, a second.
+SLOWEST: Final = 1.0 / 600.0
+
+
+class AdaptiveRate:
+    """The rate of one key. `rate` is in starts a second, inf as long as the other side never asked for less."""
+
+    __slots__ = (
+        "_answered_at", "_answers", "_asked_at", "_ceiling", "_counted", "_first_at", "_growth", "_is_first", "_part",
+        "_part_at", "_patience", "_ready", "_resumes_at", "_scale", "_tried_at", "_was_soon", "rate",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.rate = math.inf
+        self._ready = -math.inf  # when all that has started will have been paid for
+        self._ceiling = math.inf  # what it took, as far as is known
+        self._is_first = False  # whether it has asked once
+        self._asked_at = -math.inf
+        self._resumes_at = -math.inf  # when the wait that it asked for ends
+        self._scale = 1.0  # the seconds that it thinks in: the wait that it asked for
+        self._tried_at = math.inf  # when the try began that is under way
+        self._growth = 0.0  # a second
+        self._was_soon = False  # whether it asked again before there was a calm
+        self._patience = 1.0
+        self._first_at = math.inf  # when the first answer came
+        self._answered_at = -math.inf
+        self._counted = 0  # the answers since it last asked
+        self._answers = [0] * PARTS
+        self._part = 0
+        self._part_at = -math.inf
+
+    # ------------------------------------------------------------------ starts
+
+    def wait(self, now: float) -> float:
+        """Give the seconds until a start is due; 0.0 where it may be now. Takes nothing."""
+        slack = self._slack()
+        early = self._ready + 1.0 / self.rate - slack - now
+        return early if early > 0.0 else 0.0
+
+    def take(self, now: float) -> None:
+        """Note a start."""
+        self._ready = max(self._ready, now) + 1.0 / self.rate
+
+    def _slack(self) -> float:
+        return max(1.0 / self.rate, BURST)
+
+    # ------------------------------------------------------------------ ends
+
+    def answered(self, began: float, now: float) -> None:
+        """Take in that a call was answered that began at `began`; the rate may grow by it."""
+        if now - self._part_at >= PART:
+            self._turn(now)
+        self._answers[self._part] += 1
+        self._counted += 1
+        if self.rate == math.inf:
+            self._first_at = min(self._first_at, now)
+        elif began > self._asked_at:
+            self._is_first = False
+            self._go_on(now)
+        elif self._is_first and self._scale <= LONG:
+            self._ceiling += 1.0  # it took this one, too, before it asked
+            self.rate = BELOW * self._ceiling
+        self._answered_at = now
+
+    def asked(self, began: float, now: float, until: float) -> None:
+        """Take in that the other side asked for a wait until `until` when it refused a call that began at `began`."""
+        if began <= self._asked_at:
+            self._resumes_at = max(self._resumes_at, until)
+            return
+        self._turn(now)
+        until = max(until, now)
+        wait = max(0.0, until - now)
+        self._is_first = self.rate == math.inf
+        ceiling = self._taken_at_first(now, wait) if self._is_first else self._taken(now)
+        self._ceiling = max(ceiling, SLOWEST)
+        self.rate = BELOW * self._ceiling
+        self._asked_at, self._resumes_at, self._scale = now, until, max(1.0, wait)
+        self._tried_at, self._growth, self._counted = math.inf, 0.0, 0
+        self._ready = now
+
+    def _taken_at_first(self, now: float, wait: float) -> float:
+        if wait > LONG:
+            return max(1, self._counted) / (wait + max(0.0, now - self._first_at))
+        return float(max(1, sum(self._answers)))
+
+    def _taken(self, now: float) -> float:
+        """Give how much a second it took since it last asked, as far as that can be told."""
+        since, free = now - self._asked_at, now - self._resumes_at
+        if self._tried_at < math.inf or (self._growth and self.rate < NEAR * self._ceiling):
+            self._patience = min(max(1.0, 2.0 * self._patience), MOST_PATIENCE)
+        elif self._growth:
+            self._patience = 1.0
+        if self._tried_at < math.inf:
+            return self._ceiling
+        if self._growth:
+            before = self.rate / (1.0 + self._growth / 2.0)
+            return max(min(before, max(FEW, sum(self._answers))), min(before, self._ceiling))
+        if since - free > LONG and since < RELATED:
+            return min(self._counted / since, self.rate)
+        if free >= max(CALM, CALM_WAITS * self._scale):
+            self._was_soon = False
+            return self.rate
+        self._patience = UNSURE
+        least = self._counted / max(1.0, free)
+        self._was_soon = not self._was_soon
+        if (
+            not self._was_soon
+        ):  # the second time it is far too much, and may have been two windows that took it
+            return math.sqrt(least * self._counted / since)
+        return min(least, SOON * self.rate)
+
+    def _go_on(self, now: float) -> None:
+        """Try the ceiling, or let the rate grow, where it is time and the rate is used."""
+        passed = max(0.0, now - self._answered_at)
+        if passed > 2.0 / self.rate and sum(self._answers) < USED * self.rate:
+            return
+        if self._tried_at < math.inf:
+            if now - self._tried_at >= max(TRIED, 10.0 / self.rate, self._scale):
+                self._tried_at, self._growth = math.inf, GROWTH
+        elif self._growth:
+            seconds = min(passed, 1.0) / self._scale
+            self.rate *= 1.0 + min(self._growth * seconds, GROWTH_PER_CALL)
+            self._growth = min(self._growth * 2.0**seconds, MOST_GROWTH)
+        elif now - self._resumes_at >= self._patience * max(
+            PATIENCE * self._scale, PATIENCE_CALLS / self.rate
+        ):
+            self._tried_at = now
+            self.rate = TRY * self._ceiling
+
+    def _turn(self, now: float) -> None:
+        """Let what is older than a second fall away."""
+        if now - self._part_at >= PART * PARTS:
+            self._answers = [0] * PARTS
+            self._part_at = now
+            return
+        while now - self._part_at >= PART:
+            self._part = (self._part + 1) % PARTS
+            self._answers[self._part] = 0
+            self._part_at += PART
+
+    def shift(self, seconds: float) -> None:
+        """Move all times by `seconds`: the clock was replaced by another one."""
+        self._ready += seconds
+        self._asked_at += seconds
+        self._resumes_at += seconds
+        self._first_at += seconds
+        self._answered_at += seconds
+        self._tried_at += seconds
+        self._part_at = -math.inf
+
+    def is_idle(self, now: float) -> bool:
+        """Say whether there is no rate to be remembered."""
+        return self.rate == math.inf or not now - self._ready < KEPT
+
+    def __repr__(self) -> str:
+        return f"<AdaptiveRate {self.rate:.3g}/s, ceiling {self._ceiling:.3g}/s>"
