@@ -7,8 +7,8 @@ Rules:
 2. A run that is over before `WATCH_AFTER` has no thread; a loop that is held from the start is watched from its second
    call on, and the first is put down to the function that was called.
 3. The thread keeps no frame and no object of the program: what it let go last would be destroyed in it.
-4. The thread ends with the run or its loop, is never waited for by the interpreter, and nothing that goes wrong in it hurts the
-   run.
+4. The thread ends with the run or its loop, is never waited for by the interpreter, and nothing that goes wrong in it
+   hurts the run.
 """
 
 from __future__ import annotations
