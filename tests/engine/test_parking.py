@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from parking_kit import START, Calendar, Service, by_tens, dead, job, now, parked, positions, virtual_jobs
@@ -106,6 +107,36 @@ def test_a_hold_that_begins_while_others_wait_for_permits_is_noticed(tmp_path: P
 
     report = run(main)
     assert (report.done, report.parked) == (2, 19)
+
+
+def test_a_breaker_that_pauses_its_key_for_long_parks_what_queues(tmp_path: Path) -> None:
+    """Where a breaker pauses longer than the run waits, what queues is parked with no attempt lost, and is done later."""
+    place = tmp_path / "out.db"
+    broken = True
+
+    async def call(number: int) -> dict[str, int]:
+        await asyncio.sleep(0.1)
+        if broken and number % 2 == 0:
+            raise ConnectionError("nobody there")
+        return {"n": number}
+
+    def flow() -> hr.Flow[Any]:
+        breaker = hr.Breaker(calls=5, pause=200.0)
+        limits = [hr.Limit(by=lambda number: number % 2, concurrency=2, breaker=breaker)]
+        made = hr.Flow(range(100)).map(call, concurrency=8, limits=limits, retry=hr.Retry(attempts=4))
+        return made.into(hr.sqlite.table(place))
+
+    async def main() -> hr.Report:
+        report = await flow().run(wait=100)
+        assert now() < 60
+        return report
+
+    report = run(main)
+    assert (report.done, report.failed, report.exit_code) == (50, 0, 3)
+    assert parked(place) == list(range(0, 100, 2))
+    broken = False
+    assert run(lambda: flow().run(wait="1h")).exit_code == 0
+    assert positions(place) == list(range(100))
 
 
 def test_a_rate_or_a_permit_parks_nobody(tmp_path: Path) -> None:

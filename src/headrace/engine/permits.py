@@ -98,9 +98,9 @@ class Permits:
         run = self._run
         for state in admission.learn(claims, signal, run.clock(), run.rng):
             assert state.circuit is not None
-            run.delays.tell_held(
-                state, state.circuit.open_until - run.clock(), "nearly all calls fail", run.bus
-            )
+            seconds = state.circuit.open_until - run.clock()
+            run.delays.tell_held(state, seconds, "nearly all calls fail", run.bus)
+            run.parking.hold_began(seconds)
 
     def wait_of_budget(self, delivery: Delivery, retry: Retry, calls: int) -> float:
         """Give the seconds that a repetition is to wait so that its key's repetitions stay within their share.
