@@ -52,9 +52,11 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
                 "Outcomes", "Outcome", "Done", "Failed", "Skipped", "Parked", "Returned", "Report",
                 "headrace.report.StageReport", "headrace.report.FailureCause", "headrace.report.HeldPlace",
                 "headrace.events.Statistics", "headrace.events.StageStatistics", "headrace.events.LoopHeld",
+                "headrace.events.ItemsParked",
             ],
             "Decisions": ["Retry", "transient", "Budget", "headrace.policies.budget.BudgetRefused",
-                "headrace.policies.budget.BudgetStatistics", "Limit", "Adaptive", "Breaker", "headrace.policies.limits.LimitRefused",
+                "headrace.policies.budget.BudgetStatistics", "Limit", "Adaptive", "Breaker",
+                "headrace.policies.limits.LimitRefused",
                 "headrace.policies.limits.LimitStatistics", "headrace.policies.limits.KeyStatistics", "shared", "Processes"],
             "Advice on lanes": [
                 "advise", "headrace.advisor.advice.Advice", "headrace.policies.lane_verdict.CallCosts",

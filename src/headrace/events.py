@@ -16,6 +16,7 @@ __all__ = [
     "AttemptFailed",
     "Event",
     "ItemSettled",
+    "ItemsParked",
     "KeyHeld",
     "LaneChosen",
     "LoopHeld",
@@ -76,6 +77,20 @@ class ItemSettled(Event):
     attempts: int
     elapsed: float
     error: str | None = None
+
+
+@dataclasses.dataclass(slots=True)
+class ItemsParked(Event):
+    """So many items of a `stage` were put aside until `due` (epoch seconds; the last of them), because of `reason`.
+
+    `key` is that of the limit which held them, "" where it was the item itself that has to wait.
+    """
+
+    stage: str
+    count: int
+    due: float
+    reason: str
+    key: str = ""
 
 
 @dataclasses.dataclass(slots=True)
@@ -169,6 +184,7 @@ class Statistics:
         Mapping[str, Any]
     ] = ()  #: the busiest keys of keyed limits: limit, key, running, held, level, rate, open
     source_ended: bool = False
+    job_parked: int = 0  #: items that the whole job has parked now, those of earlier runs included
 
 
 @dataclasses.dataclass(slots=True)

@@ -6,7 +6,8 @@ Rules:
 3. Nothing here knows a loop, a clock or a stage.
 
     QUEUED ─► RUNNING ─► DECIDED ─► DONE | FAILED | SKIPPED     settled
-      ▲         │  │        └─────► RETURNED                    its commit did not happen
+      ▲         │  │        ├─────► PARKED                      put aside until it is due
+      │         │  │        └─────► RETURNED                    its commit did not happen
       └ WAITING ◄  └─► SPREAD ─► DECIDED                        its children, or its batch, are under way
 
     QUEUED, WAITING, RUNNING, SPREAD ─► PARKED | RETURNED       the run ends without settling it
@@ -62,7 +63,7 @@ LIFE_CYCLE: Final[tuple[frozenset[int], ...]] = (
     frozenset({QUEUED, WAITING, SPREAD, DECIDED, PARKED, RETURNED}),  # RUNNING
     frozenset({QUEUED, DECIDED, PARKED, RETURNED}),  # WAITING
     frozenset({DECIDED, PARKED, RETURNED}),  # SPREAD
-    frozenset({DONE, FAILED, SKIPPED, RETURNED}),  # DECIDED
+    frozenset({DONE, FAILED, SKIPPED, PARKED, RETURNED}),  # DECIDED
     frozenset(),  # DONE
     frozenset(),  # FAILED
     frozenset(),  # SKIPPED

@@ -40,6 +40,7 @@ from headrace.ports import (
 )
 
 __all__ = [
+    "DEFAULT_WAIT",
     "LaneName",
     "Plan",
     "Processes",
@@ -61,6 +62,8 @@ DEFAULT_FANOUT = 1000
 MINIMUM_WINDOW = 2048  # two commits of the committer: one is written while the other gathers
 #: With child processes: they are given many short calls at a time.
 MINIMUM_WINDOW_OF_PROCESSES = 8192
+#: What must wait longer than this (seconds) is parked, unless `wait=` says otherwise.
+DEFAULT_WAIT = 600.0
 NO_DEFAULTS = StageDefaults(name="")
 
 
@@ -293,6 +296,7 @@ class RunOptions:
     window: int | None = None
     window_bytes: int = 256 * 2**20
     within: float | None = None
+    wait: float = DEFAULT_WAIT  #: what must wait longer is parked
     on_failure: Literal["record", "stop"] = "record"
     max_failures: str | int | float | None = None
     fuse: int | Literal["auto"] | None = "auto"
@@ -394,6 +398,7 @@ class Plan:
                 f"raise window=, or lower fanout= or the batch size"
             )
         problems += _seconds("within", options.within) + _seconds("max_age", options.max_age)
+        problems += _seconds("wait", options.wait)
         if options.max_failures is not None:
             try:
                 FailureCap(options.max_failures)

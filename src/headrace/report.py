@@ -11,6 +11,8 @@ import dataclasses
 import itertools
 import operator
 import os
+import shlex
+import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar, overload
@@ -123,8 +125,9 @@ def exit_code(
 class Report:
     """What a run did, item by item in sums.
 
-    `job_done`, `job_failed` and `job_skipped` count the whole job, earlier runs included; None without a job. `stopped`
-    says why the run ended before the source did. `untaken` is true when the source had more to give.
+    `job_done`, `job_failed`, `job_skipped` and `job_parked` count the whole job, earlier runs included; None without a job.
+    `next_due` (seconds since the epoch) is when the next parked item may go on. `stopped` says why the run ended before the
+    source did. `untaken` is true when the source had more to give.
     """
 
     taken: int = 0
@@ -153,6 +156,8 @@ class Report:
     total: int | None = None  #: items in the source, where that is known
     finished_at: float | None = None  #: set where the job was finished before and there was nothing to do
     held: Sequence[HeldPlace] = ()  #: what held the event loop for more than 50 ms at a time, the worst first
+    job_parked: int | None = None
+    next_due: float | None = None
 
     @property
     def settled(self) -> int:
@@ -163,6 +168,11 @@ class Report:
     def balanced(self) -> bool:
         """Whether every taken item is accounted for."""
         return self.taken == self.settled + self.parked + self.returned
+
+    @property
+    def parked_in_all(self) -> int:
+        """The items that are parked now: those of the whole job, or of the run where there is no job."""
+        return self.parked if self.job_parked is None else self.job_parked
 
     @property
     def ok(self) -> bool:
@@ -177,7 +187,7 @@ class Report:
             fault=self.fault or not self.balanced,
             world=self.trouble is not None and not self.fault,
             signal=self.signal,
-            unfinished=self.untaken or self.parked > 0 or self.returned > 0,
+            unfinished=self.untaken or self.parked_in_all > 0 or self.returned > 0,
             failed=failed > 0 and not self.within_max_failures,
         )
 
@@ -187,7 +197,7 @@ class Report:
             raise EngineError(f"items are not accounted for: {self.line()}. Please report this.")
         if self.exit_code != 0:
             why = [f"{self.failed} failed"] if self.failed else []
-            why += [f"{self.parked} parked"] if self.parked else []
+            why += [f"{self.parked_in_all} parked"] if self.parked_in_all else []
             why += [f"{self.returned} returned"] if self.returned else []
             why += ["the source had more to give"] if self.untaken else []
             why += [self.trouble] if self.trouble else []
@@ -195,7 +205,8 @@ class Report:
             raise ItemsFailed(
                 f"not all items are done: {', '.join(why) or self.stopped}",
                 causes or [RuntimeError(self.stopped or "unfinished")],
-                unfinished=self.parked + self.returned,
+                (),
+                self.parked_in_all + self.returned,
             )
         return self
 
@@ -206,6 +217,17 @@ class Report:
             f"skipped {_number(self.skipped)} + parked {_number(self.parked)} + returned {_number(self.returned)}"
         )
         return text if self.balanced else f"{text}   DOES NOT ADD UP: please report this"
+
+    def parked_line(self) -> str:
+        """Say how many items are parked, until when, and how to go on; "" where none are."""
+        if not self.parked_in_all or self.next_due is None:
+            return ""
+        until = "and due" if self.next_due <= time.time() else f"until {_moment(self.next_due)}"
+        how = ""
+        if self.place is not None:
+            job = "" if self.job in (None, "default") else f" --job {shlex.quote(self.job or '')}"
+            how = f"; run the same again, or headrace resume {shlex.quote(self.place)}{job}"
+        return f"{_number(self.parked_in_all)} parked {until}{how}"
 
     def as_dict(self) -> dict[str, Any]:
         """Give it as plain data, JSON-able."""
@@ -218,6 +240,8 @@ class Report:
                 f"job {self.job}: done {_number(self.job_done or 0)}, failed {_number(self.job_failed or 0)}, "
                 f"skipped {_number(self.job_skipped or 0)} in all"
             )
+        if parked := self.parked_line():
+            lines.append(parked)
         if self.stopped:
             lines.append(f"stopped: {self.stopped}")
         if self.trouble:
@@ -239,6 +263,13 @@ class Report:
         if self.abandoned:
             lines.append(f"{self.abandoned} calls could not be stopped and still run")
         return "\n".join(lines)
+
+
+def _moment(at: float) -> str:
+    """Write epoch seconds as local time, to the full minute after it, with the date where it is not today's."""
+    due = time.localtime(-(-at // 60) * 60)
+    is_today = time.strftime("%Y-%m-%d", due) == time.strftime("%Y-%m-%d")
+    return time.strftime("%H:%M" if is_today else "%Y-%m-%d %H:%M", due)
 
 
 def _near(file: str) -> str:
@@ -353,16 +384,15 @@ class Outcomes(Generic[T]):
     def check(self, *, skipped_too: bool = False) -> Outcomes[T]:
         """Return self if all items are done or skipped (with `skipped_too`: done); else raise ItemsFailed."""
         report = self.report
-        missing = report.parked + report.returned + (report.skipped if skipped_too else 0)
+        unfinished = report.parked_in_all + report.returned
+        missing = unfinished + (report.skipped if skipped_too else 0)
         if report.failed == 0 and missing == 0 and not report.untaken:
             return self
         failures = self.failed
         errors = [_noted(failure) for failure in failures]
         parts = [f"{len(failures)} of {report.taken} items failed"] if failures else []
         parts += [f"{report.skipped} were skipped"] if skipped_too and report.skipped else []
-        parts += (
-            [f"{report.parked + report.returned} are unfinished"] if report.parked + report.returned else []
-        )
+        parts += [f"{unfinished} are unfinished"] if unfinished else []
         parts += ["the source had more to give"] if report.untaken else []
         if not errors:
             errors = [RuntimeError(report.stopped or "; ".join(parts))]

@@ -299,3 +299,45 @@ def test_without_robots_nothing_more_is_asked(headrace, recorder, tmp_path):
     assert [path for _, path, _ in recorder.seen] == ["/private/x"]
     ended = headrace("fetch", recorder.url("/private/y"), "--robots")
     assert f"robots.txt of 127.0.0.1:{recorder.port} disallows it for headrace" in ended.stdout
+
+
+def test_what_would_wait_too_long_is_parked_and_resumed(headrace, origin, tmp_path):
+    """`--wait 200ms`: a 429 for a second parks its host's URLs; the command says until when, and `resume` ends the job."""
+    throttled = origin.url("/f/throttle/parked")
+    write_list(tmp_path, throttled, *[origin.url(f"/n/{number}?parked") for number in range(5)])
+    ended = headrace("fetch", "urls.txt", "-o", "out.db", "--wait", "200ms", "--per-host", "1")
+    assert ended.returncode == 3
+    assert "taken 6 = done 0 + failed 0 + skipped 0 + parked 6 + returned 0" in ended.stderr
+    assert "6 parked until " in ended.stderr
+    assert "to go on:         headrace resume out.db" in ended.stderr
+    told = headrace("status", "out.db")
+    assert "parked 6" in told.stdout
+    assert "the next parked item is due " in told.stdout
+    assert "to go on:         headrace resume out.db" in told.stdout
+    assert json.loads(headrace("status", "out.db", "--json").stdout)["parked"] == 6
+    assert headrace("jobs", "out.db").stdout.split()[12] == "6"
+    assert (
+        headrace("retry", "out.db").returncode == 0
+    )  # there is no dead letter, and it leaves the others alone
+    ended = headrace("resume", "out.db", "--wait", "10s")
+    assert ended.returncode == 0
+    assert "parked until" not in ended.stderr
+    assert rows(tmp_path, "SELECT count(*) FROM pages") == [(6,)]
+
+
+def test_a_wait_that_is_no_time_is_refused(headrace, tmp_path):
+    """`--wait soon` is wrong usage."""
+    write_list(tmp_path, "http://localhost/")
+    for command in (["fetch", "urls.txt", "-o", "out.db"], ["fetch", "urls.txt"], ["run", "x.py:flow"]):
+        ended = headrace(*command, "--wait", "soon")
+        assert ended.returncode == 2
+        assert "--wait 'soon'" in ended.stderr
+
+
+def test_parked_urls_are_lines_too(headrace, origin, tmp_path):
+    """Without an output, a URL that would wait too long is a line with its date, and the code is 3."""
+    ended = headrace("fetch", origin.url("/f/throttle/line"), "--wait", "200ms")
+    assert ended.returncode == 3
+    (line,) = map(json.loads, ended.stdout.splitlines())
+    assert (line["outcome"], line["attempts"]) == ("parked", 1)
+    assert line["due"] > 1e9

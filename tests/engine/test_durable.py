@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from parking_kit import virtual_jobs
 
 import headrace as hr
 from headrace.testing import cancel_everywhere, run_real
+from headrace.testing import run as run_virtual
 
 
 async def row(number: int) -> dict[str, int]:
@@ -254,3 +257,38 @@ def test_a_cancelled_once_call_is_in_doubt(tmp_path: Path, run: Callable[..., An
     report = run(main)
     assert (report.failed, report.returned) == (2, 8)
     assert len(list(hr.open(place).job().failures(in_doubt=True))) == 2
+
+
+@pytest.mark.parametrize("how", ["cancel", "stop"])
+def test_once_calls_are_in_doubt_where_their_children_had_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Cancelled while what a *once* call gave fans out and waits for room, its item is in doubt, and is not called again."""
+    virtual_jobs(monkeypatch)
+    place, calls = tmp_path / "out.db", Counter[int]()
+
+    async def pay(number: int) -> int:
+        calls[number] += 1
+        return number
+
+    async def slow(number: int) -> dict[str, int]:
+        await asyncio.sleep(0.5)
+        return {"n": number}
+
+    def make() -> hr.Flow[Any]:
+        paid = hr.Flow(range(20)).map(pay, effect="once")
+        spread = paid.flat_map(lambda number: [number, number], lane="loop", fanout=2)
+        return spread.map(slow, concurrency=1).into(hr.sqlite.table(place))
+
+    async def main() -> hr.Report:
+        async with make().start(window=12, grace=0.1) as job:
+            await job.opened()
+            await asyncio.sleep(0.2)
+            job.cancel() if how == "cancel" else job.stop()
+            return await job.wait()
+
+    report = run_virtual(main)
+    assert report.balanced
+    assert report.failed > 0
+    run_virtual(lambda: make().run(window=12))
+    assert max(calls.values()) == 1

@@ -150,8 +150,28 @@ def pay_batches(called: str, place: str) -> int:
     return report.exit_code
 
 
+def park_all(called: str, place: str) -> int:
+    """Run a job of calls that ask for longer waits than there are in a run, and come back until it ends."""
+    asked = set()
+
+    async def call(number: int) -> dict[str, int]:
+        await take_time(number, IDS, called)
+        if number % 20 == 3 and number not in asked:
+            asked.add(number)
+            raise hr.RetryAfter(0.3, hold=number % 200 == 3)
+        return {"n": number}
+
+    # More places than items that wait for the last run: what comes due is called while these wait.
+    limits = [hr.Limit(by=lambda number: number % 8, concurrency=32)]
+    flow = hr.Flow(range(IDS)).map(call, concurrency=IDS // 16, limits=limits, retry=hr.Retry(attempts=40))
+    code = 3
+    while code == 3:
+        code = flow.into(hr.sqlite.table(place)).run_sync(window=WINDOW, wait=0.2).exit_code
+    return code
+
+
 CHILDREN: dict[str, Callable[[str, str], int]] = {
-    child.__name__: child for child in (fetch_all, map_all, spread_all, pay_all, pay_batches)
+    child.__name__: child for child in (fetch_all, map_all, spread_all, pay_all, pay_batches, park_all)
 }
 
 # ---------------------------------------------------------------------------------------------------- the parent
@@ -278,6 +298,17 @@ def test_once_calls_survive_kills_without_a_repetition(child: str, tmp_path: Pat
         assert set(done) <= set(calls)
     else:
         assert set(calls) | set(doubtful) == set(range(IDS))
+
+
+@pytest.mark.slow
+def test_parked_items_survive_kills(tmp_path: Path) -> None:
+    """Killed while items are parked or taken up again: each is done in the end, once, and none is parked."""
+    called, place = tmp_path / "called.txt", tmp_path / "out.db"
+    run_killed("park_all", str(called), place, IDS, seed=5)
+    done, failed, _ = accounts(place)
+    assert (done, failed) == (list(range(IDS)), [])
+    with closing(sqlite3.connect(place)) as connection:
+        assert connection.execute("SELECT count(*) FROM headrace_parked").fetchone() == (0,)
 
 
 if __name__ == "__main__":

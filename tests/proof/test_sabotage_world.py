@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import headrace as hr
+from headrace.engine import parking
 from headrace.sqlite.ledger import SqliteLedger
 from headrace.sqlite.sink import Table
 from headrace.testing import run_real
@@ -144,6 +145,38 @@ def test_a_clock_that_jumps_changes_no_account(tmp_path: Path, monkeypatch: pyte
     again = run(lambda: flow(1000).run(max_age=3600.0))
     assert again.balanced
     assert positions(place) == list(range(1000))
+
+
+def test_dates_that_jump_lose_no_parked_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's clock leaps while items are parked for a moment and for their key: all are done, once, in the end."""
+    place = tmp_path / "out.db"
+    leaps = [0.0, 3.2e7, -1.5e9, 5.0, -3.0, 1e9]
+    asked: set[int] = set()
+
+    class Leaping:
+        @staticmethod
+        def time() -> float:
+            return time.time() + leaps[0]
+
+    monkeypatch.setattr(parking, "time", Leaping)
+
+    async def call(n: int) -> dict[str, int]:
+        leaps.append(leaps.pop(0))
+        await asyncio.sleep(0.001)
+        if n % 7 == 3 and n not in asked:
+            asked.add(n)
+            raise hr.RetryAfter(0.05, hold=n % 3 == 0)
+        return {"n": n}
+
+    def flow() -> hr.Flow[Any]:
+        limits = [hr.Limit(by=lambda n: n % 5, concurrency=3)]
+        return hr.Flow(range(300)).map(call, concurrency=8, limits=limits).into(hr.sqlite.table(place))
+
+    for _ in range(4):
+        assert run(lambda: flow().run(window=24, wait=0.02)).balanced
+    leaps[:] = [2e9]
+    assert run(lambda: flow().run(wait=0.5)).exit_code == 0
+    assert positions(place) == list(range(300))
 
 
 def test_a_function_that_blocks_the_loop_makes_nobody_late(tmp_path: Path) -> None:

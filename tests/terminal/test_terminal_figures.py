@@ -173,3 +173,12 @@ def test_text_is_cut_with_a_mark_and_cleaned():
     assert fit("abc", 3) == "abc"
     assert clean("Grüße, 世界\t\x00\ud800") == "Grüße, 世界\\t\\x00\\ud800"
     assert count(1234567).replace("\N{NARROW NO-BREAK SPACE}", "_") == "1_234_567"
+
+
+def test_what_is_parked_stands_on_the_screen():
+    """The number of parked items stands in the line and on the screen, that of the whole job where it is more."""
+    parked = Statistics(done=10, parked=3, job_parked=12, elapsed=2.0)
+    made = figures(started(), StatisticsSampled(102.0, parked))
+    assert "12 parked" in made.line()
+    assert any("parked 12" in line for line in made.screen(100))
+    assert "parked" not in figures(started(), sample(2, 10)).line()

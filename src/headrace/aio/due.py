@@ -44,6 +44,15 @@ class DueHeap(Generic[T]):
         """Give the earliest time, None where the heap is empty."""
         return self._heap[0][0] if self._heap else None
 
+    def entries(self) -> list[tuple[float, T]]:
+        """Give all entries with their times, in no order."""
+        return [(at, entry) for at, _, entry in self._heap]
+
+    def remove(self, chosen: Callable[[T], bool]) -> None:
+        """Take out those entries for which `chosen` is true."""
+        self._heap[:] = [entry for entry in self._heap if not chosen(entry[2])]
+        heapq.heapify(self._heap)
+
     def drain(self) -> list[T]:
         """Take all entries out, due or not, and stop the timer."""
         entries = [entry for _, _, entry in sorted(self._heap)]

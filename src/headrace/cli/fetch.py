@@ -15,6 +15,7 @@ import typer
 from headrace.cli.ending import ending
 from headrace.cli.inputs import read_inputs
 from headrace.cli.options import (
+    DEFAULT_WAIT,
     AcceptChanges,
     Fresh,
     Fuse,
@@ -25,6 +26,7 @@ from headrace.cli.options import (
     Problems,
     Quiet,
     SecretHeaders,
+    Wait,
     Window,
     Within,
     read_count,
@@ -101,6 +103,7 @@ def fetch(
     fuse: Fuse = None,
     take: Annotated[Text, typer.Option(metavar="N", help="Take only the next N of the list.")] = None,
     within: Within = None,
+    wait: Wait = None,
     window: Window = None,
     fresh: Fresh = False,
     max_age: MaxAge = None,
@@ -123,6 +126,7 @@ def fetch(
     request = _read(inputs, texts, header, secret_header, out, problems)
     taking = problems.read("--take", take, read_count)
     ending_within = problems.read("--within", within, read_duration)
+    waiting = problems.read("--wait", DEFAULT_WAIT if wait is None else wait, read_duration)
     aged = problems.read("--max-age", max_age, read_duration)
     if out is None:
         for flag, value in (
@@ -138,6 +142,7 @@ def fetch(
         problems.run(lambda: _check_job(out, job))
     problems.check()
     assert request is not None
+    assert waiting is not None
     if dry_run:
         from headrace.cli.dry import explain_fetch
 
@@ -146,7 +151,7 @@ def fetch(
         from headrace.cli.lines import fetch_to_stdout
 
         return fetch_to_stdout(
-            request, take=taking, within=ending_within, quiet=quiet, no_progress=no_progress
+            request, take=taking, within=ending_within, wait=waiting, quiet=quiet, no_progress=no_progress
         )
     return run_fetch(
         request,
@@ -156,6 +161,7 @@ def fetch(
         quiet=quiet,
         no_progress=no_progress,
         within=ending_within,
+        wait=waiting,
         max_age=aged,
         fresh=fresh,
         accept_changes=accept_changes,

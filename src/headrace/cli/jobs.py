@@ -52,13 +52,14 @@ def _list(out: str, *, json: bool) -> int:
             del told["options"]  # they are for `resume`
             tell_json(told)
         return 0
-    rows = [("job", "state", "done", "failed", "last written", "table")]
+    rows = [("job", "state", "done", "failed", "parked", "last written", "table")]
     rows += [
         (
             clean(summary.name),
             f"running ({summary.holder})" if summary.holder is not None else summary.state,
             count(summary.done),
             count(summary.failed),
+            count(summary.parked),
             moment(summary.updated_at),
             clean(summary.table or ""),
         )

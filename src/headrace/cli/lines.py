@@ -18,7 +18,7 @@ from headrace.cli.request import FetchRequest
 from headrace.cli.running import account, allow_files, progress_of, report_of
 from headrace.cli.screen import json_line, without_password
 from headrace.errors import HeadraceError, PlanError
-from headrace.item import Done, Failed, Outcome, Skipped
+from headrace.item import Done, Failed, Outcome, Parked, Skipped
 from headrace.report import Report
 
 __all__ = ["fetch_to_stdout"]
@@ -30,7 +30,13 @@ PATIENCE = 0.001
 
 
 def fetch_to_stdout(
-    request: FetchRequest, *, take: int | None, within: float | None, quiet: bool, no_progress: bool
+    request: FetchRequest,
+    *,
+    take: int | None,
+    within: float | None,
+    wait: float,
+    quiet: bool,
+    no_progress: bool,
 ) -> int:
     """Fetch and write outcomes until the end, a signal, or the reader leaves; give the exit code."""
     from headrace.flow.main import run_sync
@@ -44,7 +50,9 @@ def fetch_to_stdout(
     flow = request.flow(take)
 
     async def main() -> Report:
-        stream = flow.stream(window=request.window, within=within, fuse=request.fuse, progress=progress)
+        stream = flow.stream(
+            window=request.window, within=within, wait=wait, fuse=request.fuse, progress=progress
+        )
         return await _write_all(stream)
 
     try:
@@ -107,6 +115,8 @@ def _plain(outcome: Outcome[Any]) -> dict[str, Any]:
             "cause": without_password(str(error)),
             "status": getattr(error, "status", None),
         }
+    if isinstance(outcome, Parked):
+        return {"outcome": "parked", "url": item, **common, "due": outcome.due}
     reason = outcome.reason if isinstance(outcome, Skipped) else ""
     return {"outcome": type(outcome).__name__.lower(), "url": item, **common, "reason": reason}
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from headrace.policies.adaptive import Adaptive
 
 __all__ = [
+    "DEFAULT_WAIT",
     "AcceptChanges",
     "Fresh",
     "Fuse",
@@ -32,6 +33,7 @@ __all__ = [
     "Problems",
     "Quiet",
     "SecretHeaders",
+    "Wait",
     "Window",
     "Within",
     "read_count",
@@ -43,6 +45,9 @@ __all__ = [
 ]  # fmt: skip
 
 T = TypeVar("T")
+
+#: Of `--wait`.
+DEFAULT_WAIT = "10m"
 
 Output = Annotated[str, typer.Argument(metavar="OUT", help="The output of a job: an SQLite file.")]
 JobName = Annotated[
@@ -75,6 +80,12 @@ SecretHeaders = Annotated[
 ]
 Within = Annotated[
     str | None, typer.Option(metavar="TIME", help="Stop after this time (30s, 10m, 2h), resumable.")
+]
+Wait = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME", help="Park what must wait longer than this; a later run takes it up. [default: 10m]"
+    ),
 ]
 MaxFailures = Annotated[
     str | None,

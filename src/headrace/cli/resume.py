@@ -14,6 +14,7 @@ import typer
 
 from headrace.cli.ending import USAGE, ending
 from headrace.cli.options import (
+    DEFAULT_WAIT,
     Headers,
     JobName,
     NoProgress,
@@ -21,6 +22,7 @@ from headrace.cli.options import (
     Problems,
     Quiet,
     SecretHeaders,
+    Wait,
     Within,
     read_count,
     read_duration,
@@ -39,6 +41,7 @@ def resume(
     secret_header: SecretHeaders = None,
     take: Annotated[str | None, typer.Option(metavar="N", help="Take only the next N of the list.")] = None,
     within: Within = None,
+    wait: Wait = None,
     quiet: Quiet = False,
     no_progress: NoProgress = False,
 ) -> int:
@@ -48,14 +51,23 @@ def resume(
 
     problems = Problems()
     taking = problems.read("--take", take, read_count)
+    waiting = problems.read("--wait", DEFAULT_WAIT if wait is None else wait, read_duration)
     ending_within = problems.read("--within", within, read_duration)
     problems.check()
+    assert waiting is not None
     summary = find_job(out, job)
     if not is_fetch(summary):
         return explain_program(summary)
     request = request_of(summary, header, secret_header)
     return run_fetch(
-        request, out, summary.name, take=taking, quiet=quiet, no_progress=no_progress, within=ending_within
+        request,
+        out,
+        summary.name,
+        take=taking,
+        quiet=quiet,
+        no_progress=no_progress,
+        within=ending_within,
+        wait=waiting,
     )
 
 

@@ -15,6 +15,7 @@ import typer
 from headrace.cli.ending import USAGE, ending
 from headrace.cli.loading import UserCodeFailed, guarded, load_module, show_user_error, split_target
 from headrace.cli.options import (
+    DEFAULT_WAIT,
     AcceptChanges,
     Fresh,
     Fuse,
@@ -23,6 +24,7 @@ from headrace.cli.options import (
     NoProgress,
     Problems,
     Quiet,
+    Wait,
     Window,
     Within,
     read_count,
@@ -47,6 +49,7 @@ def run(
         str | None, typer.Option(metavar="NAME", help="The name of the job. [default: default]")
     ] = None,
     within: Within = None,
+    wait: Wait = None,
     max_failures: MaxFailures = None,
     fuse: Fuse = None,
     window: Window = None,
@@ -61,6 +64,7 @@ def run(
     problems = Problems()
     options: dict[str, Any] = {
         "within": problems.read("--within", within, read_duration),
+        "wait": problems.read("--wait", DEFAULT_WAIT if wait is None else wait, read_duration),
         "max_failures": problems.read("--max-failures", max_failures, read_failures),
         "fuse": problems.read("--fuse", fuse or str(FUSE_OF_JOBS), read_fuse) or None,
         "window": problems.read("--window", window, read_count),

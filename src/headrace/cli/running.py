@@ -144,6 +144,8 @@ def account(report: Report, steps: NextSteps | None, total: Callable[[], int | N
             f"in all: done {count(report.job_done)}, failed {count(report.job_failed or 0)}, "
             f"skipped {count(report.job_skipped or 0)}"
         )
+    if parked := report.parked_line():
+        say(clean(parked))
     _say_causes(report)
     for warning in report.warnings:
         say(f"warning: {clean(warning)}")
@@ -171,7 +173,7 @@ def _say_causes(report: Report) -> None:
 def _say_next(report: Report, steps: NextSteps, total: Callable[[], int | None]) -> None:
     code = report.exit_code
     failed = report.job_failed if report.job_failed is not None else report.failed
-    unfinished = report.untaken or report.parked or report.returned or code in (4, 70)
+    unfinished = report.untaken or report.parked_in_all or report.returned or code in (4, 70)
     in_all = None if unfinished else total()
     settled = (report.job_done or 0) + failed + (report.job_skipped or 0)
     left = 0 if in_all is None else max(0, in_all - settled)

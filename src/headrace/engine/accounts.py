@@ -1,7 +1,8 @@
 """The accounts of a run: what was taken, what became of it, and what that tells to whoever listens.
 
 Rules:
-1. taken = done + failed + skipped + returned + what is open, at any moment.
+1. taken = done + failed + skipped + parked + returned + what is open, at any moment. What is parked and taken up again in
+   the same run is taken once.
 2. Nothing here decides; where a count calls for an end, the run is asked to stop.
 """
 
@@ -14,7 +15,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from headrace.engine.committer import Committer
-from headrace.engine.lineage import Ending
+from headrace.engine.lineage import Ending, Parking
 from headrace.engine.stage import Caller
 from headrace.engine.texts import one_line, peek
 from headrace.errors import EngineError
@@ -38,7 +39,7 @@ class Accounts:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.taken = self.done = self.failed = self.skipped = self.returned = 0
+        self.taken = self.done = self.failed = self.skipped = self.parked = self.returned = 0
         self.warnings: list[str] = list(run.job_state.warnings) if run.job_state is not None else []
         self._causes: dict[tuple[str, str, object], FailureCause] = {}
         self._held: dict[tuple[str, str, str, str], HeldPlace] = {}
@@ -57,6 +58,10 @@ class Accounts:
         """Count a root that ended without a value."""
         if ending.kind == "returned":
             self.returned += 1
+            return
+        if isinstance(ending, Parking):
+            self.parked += 1
+            self.run.parking.count(root.position, ending)
             return
         if ending.kind == "skipped":
             self.skipped += 1
@@ -93,7 +98,7 @@ class Accounts:
     def tell_settled(self, root: Delivery, ending: Ending | None) -> None:
         """Tell those who listen of a settled item."""
         bus = self.run.bus
-        if bus is None or (ending is not None and ending.kind == "returned"):
+        if bus is None or (ending is not None and ending.kind in ("returned", "parked")):
             return
         error = ending.error if ending is not None else None
         bus.emit(
@@ -148,6 +153,7 @@ class Accounts:
             done=self.done,
             failed=self.failed,
             skipped=self.skipped,
+            parked=self.parked,
             returned=self.returned,
             open=run.window.open,
             window=run.window.limit,
@@ -157,7 +163,8 @@ class Accounts:
             state=run.state,
             stages=[self._stage_statistics(caller) for caller in callers],
             keys=self._busiest_keys(),
-            source_ended=run.intake.ended,
+            source_ended=run.intake.source_over,
+            job_parked=len(run.parking),
         )
 
     @staticmethod
@@ -211,6 +218,7 @@ class Accounts:
             done=self.done,
             failed=self.failed,
             skipped=self.skipped,
+            parked=self.parked,
             returned=self.returned,
             elapsed=elapsed,
             stages=[
@@ -235,6 +243,8 @@ class Accounts:
             job_done=state.done + self.done if state is not None else None,
             job_failed=state.failed + self.failed if state is not None else None,
             job_skipped=state.skipped + self.skipped if state is not None else None,
+            job_parked=len(run.parking) if state is not None else None,
+            next_due=run.parking.next_due if ended else None,
             stopped=run.shutdown.reason,
             untaken=run.leaves_work,
             within_max_failures=capped,

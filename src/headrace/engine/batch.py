@@ -87,10 +87,14 @@ class Tap:
 
     def accept(self, delivery: Delivery) -> None:
         """Look at a delivery and let it go on."""
+        parking = self.run.parking
+        if parking.again and parking.has_passed(delivery, self.run.nodes.index(self)):
+            self.forward(delivery)  # it was counted before it was parked
+            return
         if self._predicate is None:
             self.passed += 1
             if self.passed >= self.spec.size:
-                self.run.stop_source(f"take({self.spec.size})")
+                self.run.enough(f"take({self.spec.size})")
         else:
             try:
                 reached = bool(self._predicate(delivery.value))
@@ -98,5 +102,5 @@ class Tap:
                 self.run.endings.fail(delivery, self.spec.name, error)
                 return
             if reached:
-                self.run.stop_source(f"until({self.spec.name})")
+                self.run.enough(f"until({self.spec.name})")
         self.forward(delivery)

@@ -6,7 +6,7 @@
 Rules:
 1. There is one committer, and one commit under way at most; while it runs, the next one gathers.
 2. A commit is never cancelled: it belongs to this task, and whoever hurries the run waits for it.
-3. An item is settled when its commit has returned, not before; what was not committed is returned.
+3. An item is settled, or parked, when its commit has returned, not before; what was not committed is returned.
 4. A row that the sink cannot take fails its own item; the rest of its batch is written.
 """
 
@@ -20,12 +20,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from headrace.engine.exits import FINAL_STATE, Exit, outcome_of
-from headrace.engine.lineage import Ending, roots_of, row_order
+from headrace.engine.lineage import Ending, Parking, roots_of, row_order
 from headrace.engine.texts import chain_text, one_line, peek
 from headrace.engine.window import WEIGHTLESS, weigh
 from headrace.errors import EngineError, HeadraceError, SinkError
 from headrace.item import DECIDED, DONE, RETURNED, RUNNING, Delivery, Outcome
-from headrace.ports import AnyRow, Bookmark, Commit, DeadLetter, Intent, Ledger, SingleRows
+from headrace.ports import AnyRow, Bookmark, Chunk, Commit, DeadLetter, Intent, Ledger, SingleRows
+from headrace.ports import Parking as Record
 
 if TYPE_CHECKING:
     from headrace.engine.run import Run
@@ -67,6 +68,7 @@ class Committer(Exit):
         self._batch = max(1, min(BATCH, run.window.limit // 2))
         self._due_at = math.inf  # at how many results, while it waits, a nudge may be due
         self._hurry = False
+        self._is_urgent = False
         self._closing = False
         self._idle = asyncio.Event()
         self.commits = 0
@@ -106,6 +108,8 @@ class Committer(Exit):
             self._keep(root, ending)
             self.run.settled(root, ending)
             return
+        if ending is not None and ending.kind == "parked":
+            self._forget_intents(root.position, self._open_intents.pop(root.position, 0))
         for row in rows:
             self._bytes += weigh(row.value)
         self._ended.append((root, ending, sorted(rows, key=row_order)))
@@ -139,17 +143,29 @@ class Committer(Exit):
                 number -= 1
         self._cleared += [position] * number
 
-    def passed(self, void: tuple[int, int] | None, bookmark: Bookmark | None) -> None:
+    def passed(self, chunk: Chunk) -> None:
         """Note positions without items, and a place where reading may start again."""
-        if void is not None:
-            self._void.append(void)
-        if bookmark is not None:
-            self._bookmarks.append(bookmark)
+        if chunk.bookmark is not None:
+            self._bookmarks.append(chunk.bookmark)
+        if chunk.positions is None:
+            return
+        at = chunk.start
+        for position in chunk.positions:
+            if position > at:
+                self._void.append((at, position))
+            at = position + 1
+        if at < chunk.end:
+            self._void.append((at, chunk.end))
 
     def hurry(self) -> None:
         """Commit without delay from now on."""
         self._hurry = True
         self._due_at = min(self._due_at, 1)
+        self._nudge()
+
+    def commit_soon(self) -> None:
+        """Commit what there is without waiting for more."""
+        self._is_urgent = self._ready > 0
         self._nudge()
 
     # ------------------------------------------------------------------ the task
@@ -163,6 +179,7 @@ class Committer(Exit):
             self._ready >= self._batch
             or self._bytes >= BATCH_BYTES
             or bool(self._intents)
+            or self._is_urgent
             or (self._hurry and self._ready > 0)
             or self._closing
         )
@@ -217,6 +234,7 @@ class Committer(Exit):
         void, self._void = self._void, []
         bookmarks, self._bookmarks = self._bookmarks, []
         cleared, self._cleared = self._cleared, []
+        self._is_urgent = False
         self._bytes = sum(delivery.weight for delivery in self._done) if self._bytes else 0
         try:
             while True:
@@ -264,17 +282,22 @@ class Committer(Exit):
         others: list[AnyRow] = []
         skipped: list[int] = []
         failed: list[DeadLetter] = []
+        parked: list[Record] = []
         for root, ending, made in ended:
             if ending is None:
                 positions.append(root.position)
                 others += [(root.position, child, row.value) for child, row in enumerate(made)]
             elif ending.kind == "skipped":
                 skipped.append(root.position)
+            elif isinstance(ending, Parking):
+                parked.append(Record(root.position, ending.due, ending.attempts, ending.reason))
             else:
                 failed.append(self._dead_letter(root, ending))
         if others:
             rows = [*rows, *others]
-        return Commit(rows, positions, skipped, failed=failed, fingerprint=self.run.fingerprint())
+        return Commit(
+            rows, positions, skipped, failed=failed, parked=parked, fingerprint=self.run.fingerprint()
+        )
 
     def _dead_letter(self, root: Delivery, ending: Ending) -> DeadLetter:
         error = ending.error
@@ -301,7 +324,9 @@ class Committer(Exit):
         run = self.run
         for root in done:
             root.state = DONE
+        run.parking.settled(done)
         run.settled_all(done)
+        run.parking.settled([root for root, _, _ in ended])
         for root, ending, _ in ended:
             root.state = DONE if ending is None else FINAL_STATE[ending.kind]
             if ending is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from headrace.aio.due import DueHeap
@@ -36,6 +37,17 @@ class Delays:
     def repeat(self, caller: Caller, delivery: Delivery, after: float) -> None:
         """Let a delivery be called again in `after` seconds."""
         self._repeats.push(self._loop.time() + after, (caller, delivery))
+
+    def __len__(self) -> int:
+        return len(self._repeats)
+
+    def repeating(self) -> list[tuple[float, tuple[Caller, Delivery]]]:
+        """Give what waits to be repeated, with the time of each, in no order."""
+        return self._repeats.entries()
+
+    def remove(self, chosen: Callable[[Delivery], bool]) -> None:
+        """Repeat those deliveries no more for which `chosen` is true."""
+        self._repeats.remove(lambda entry: chosen(entry[1]))
 
     @staticmethod
     def _repeat_due(entry: tuple[Caller, Delivery]) -> None:

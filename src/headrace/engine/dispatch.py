@@ -3,7 +3,8 @@
         accept ─► queue of its key ─► ready ─► take ─► a worker
                         ▲   │ not admitted
                         │   ├─► waits for a permit   (at the limit's key; the release wakes it)
-                        └───┴─► waits for a time     (rate or hold; the timer wakes it)
+                        ├───┴─► waits for a time     (rate or hold; the timer wakes it)
+                        └─────► is parked            (its key is held for longer than anything waits in the run)
 
 Rules:
 1. Admission is one synchronous step over all limits of a delivery: all of them or none.
@@ -32,6 +33,12 @@ from headrace.policies.limits import Claim, KeyState, Limit
 __all__ = ["Dispatch", "KeyQueue", "KeyedDispatch"]
 
 Refuse = Callable[[Delivery, HeadraceError], None]
+Park = Callable[[Sequence[Delivery], KeyState], None]
+MayPark = Callable[[Delivery, float], bool]
+
+
+def _nobody(delivery: Delivery, at: float) -> bool:
+    return False
 
 
 class Dispatch:
@@ -204,7 +211,17 @@ class KeyQueue:
 class KeyedDispatch(Dispatch):
     """The queues of a stage with limits, one for each combination of keys."""
 
-    __slots__ = ("_limits", "_queued", "_queues", "_ready_queues", "_refuse", "_timed")
+    __slots__ = (
+        "_limits",
+        "_longest",
+        "_may_park",
+        "_park",
+        "_queued",
+        "_queues",
+        "_ready_queues",
+        "_refuse",
+        "_timed",
+    )
 
     def __init__(
         self,
@@ -213,8 +230,14 @@ class KeyedDispatch(Dispatch):
         spawn: Callable[[], None],
         limits: Sequence[Limit],
         refuse: Refuse,
+        park: Park | None = None,
+        may_park: MayPark = _nobody,
+        longest: float = math.inf,
     ) -> None:
         super().__init__(loop, workers, spawn)
+        self._park = park
+        self._may_park = may_park
+        self._longest = longest  # what waits for a hold longer than so many seconds is parked
         self._limits = tuple(limits)
         self._refuse = refuse
         self._queues: dict[Any, KeyQueue] = {}
@@ -299,6 +322,10 @@ class KeyedDispatch(Dispatch):
                 else:
                     self._forget(queue)
                 return delivery
+            if self._park is not None and self._park_queue(queue, now) and not items:
+                self._forget(queue)
+                queue.pass_on()
+                continue
             self._wait(queue, claims, wait, now)
         return None
 
@@ -317,7 +344,63 @@ class KeyedDispatch(Dispatch):
         queue.pass_on()
 
     def _forget(self, queue: KeyQueue) -> None:
-        del self._queues[queue.key]
+        if self._queues.get(queue.key) is queue:
+            del self._queues[queue.key]
+
+    # ------------------------------------------------------------------ long holds
+
+    def park_held(self, now: float) -> None:
+        """Park what queues for a key that is held for too long, wherever its queue waits."""
+        for queue in list(self._queues.values()):
+            if self._park_queue(queue, now) and not queue.items and not queue.is_ready:
+                # It may wait at a permit for long: what comes later is to be looked at in a queue of its own.
+                self._forget(queue)
+                if queue.waiting_at is not None:
+                    queue.waiting_at.waiters.remove(queue)
+                    queue.waiting_at = None
+                queue.pass_on()
+
+    def _park_queue(self, queue: KeyQueue, now: float) -> bool:
+        """Park a queue's deliveries if their key is held for too long; say whether any were parked."""
+        state = _longest_held(queue)
+        if state is None or state.held_until - now <= self._longest or self._park is None:
+            return False
+        until, may_park = state.held_until, self._may_park
+        parked = self._take_from(queue, lambda delivery: may_park(delivery, until))
+        if parked:
+            self._park(parked, state)
+        return bool(parked)
+
+    def held_beyond(self, beyond: float) -> list[tuple[KeyState, list[Delivery]]]:
+        """Give the keys that are held until after `beyond`, and what queues for each."""
+        held = []
+        for queue in self._queues.values():
+            state = _longest_held(queue)
+            if state is not None and state.held_until > beyond:
+                held.append((state, list(queue.items)))
+        return held
+
+    def take_out(self, chosen: Callable[[Delivery], bool]) -> None:
+        """Let go of those deliveries for which `chosen` is true."""
+        for queue in self._queues.values():
+            self._take_from(queue, chosen)
+
+    def _take_from(self, queue: KeyQueue, chosen: Callable[[Delivery], bool]) -> list[Delivery]:
+        """Take deliveries out of a queue, and give up their claims; one that was settled while it queued goes with them."""
+        taken: list[Delivery] = []
+        staying: list[Delivery] = []
+        for delivery in queue.items:
+            if delivery.state == QUEUED and not chosen(delivery):
+                staying.append(delivery)
+                continue
+            self._queued -= 1
+            admission.drop(delivery.claims)
+            if delivery.state == QUEUED:
+                delivery.claims = None
+                taken.append(delivery)
+        queue.items.clear()
+        queue.items.extend(staying)
+        return taken
 
     def drain(self) -> list[Delivery]:
         """Take out all that is queued, and give up its claims."""
@@ -339,3 +422,11 @@ class KeyedDispatch(Dispatch):
             queue.items.clear()
             queue.pass_on()
         return left
+
+
+def _longest_held(queue: KeyQueue) -> KeyState | None:
+    """Give the key of a queue that is held for longest; None where nothing queues."""
+    if not queue.items:
+        return None
+    states: list[KeyState] = [claim.state for claim in queue.items[0].claims]
+    return states[0] if len(states) == 1 else max(states, key=lambda state: state.held_until)

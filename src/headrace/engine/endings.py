@@ -1,4 +1,4 @@
-"""How deliveries end: with a value, failed, skipped or returned, and what that means for their root and their order.
+"""How deliveries end: with a value, failed, skipped, parked or returned, and what that means for their root and their order.
 
 Rules:
 1. Every delivery ends through here exactly once, and its root reaches the exit exactly once.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from headrace.engine.lineage import Ending, Family, close_if_over, complete, is_sent, root_of
+from headrace.engine.lineage import Ending, Family, Parking, close_if_over, complete, is_sent, root_of
 from headrace.engine.texts import one_line
 from headrace.engine.window import Level, weigh
 from headrace.errors import InDoubt
@@ -56,15 +56,22 @@ class Endings:
         """End a child whose root has failed already."""
         self._end(delivery, Ending("skipped", reason="its item has failed"))
 
+    def park(self, delivery: Delivery, parking: Parking) -> None:
+        """Put a delivery aside, and with it its root."""
+        self._end(delivery, parking)
+
     def give_back(self, delivery: Delivery) -> None:
         """Return a delivery to the source; one whose *once* call went out is in doubt instead."""
         if delivery.state in FINAL or delivery.state in (SPREAD, DECIDED):
             return
-        if is_sent(delivery):
-            stopped = InDoubt("the run was cancelled when the call had gone out; its end is unknown")
-            self._end(delivery, Ending("failed", "run", stopped, in_doubt=True))
-        else:
-            self._end(delivery, Ending("returned"))
+        self._end(delivery, self._unfinished(delivery))
+
+    @staticmethod
+    def _unfinished(delivery: Delivery) -> Ending:
+        if not is_sent(delivery):
+            return Ending("returned")
+        stopped = InDoubt("the run was cancelled when the call had gone out; its end is unknown")
+        return Ending("failed", "run", stopped, in_doubt=True)
 
     def _end(self, delivery: Delivery, ending: Ending) -> None:
         if delivery.weight and delivery.origin is not None:
@@ -76,7 +83,7 @@ class Endings:
         reorders = self._level_of(delivery).reorders
         for reorder in reorders[:-1]:
             reorder.passes(delivery, None)
-        if ending.kind == "returned" or not reorders:
+        if ending.kind in ("returned", "parked") or not reorders:
             for reorder in reorders[-1:]:
                 reorder.passes(delivery, None)
             complete(delivery, ending, [], self.settle)
@@ -99,7 +106,7 @@ class Endings:
         family: Family = parent.more
         family.closed = True
         if family.bad is None:
-            family.bad = Ending("returned")
+            family.bad = self._unfinished(parent)
 
     def close_family(self, parent: Delivery) -> None:
         """End `parent` if all its children have."""

@@ -14,12 +14,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from headrace.engine.lineage import Ending, row_order
+from headrace.engine.lineage import Ending, Parking, row_order
 from headrace.item import (
     DECIDED,
     DONE,
     FAILED,
     LIFE_CYCLE,
+    PARKED,
     RETURNED,
     RUNNING,
     SKIPPED,
@@ -27,6 +28,7 @@ from headrace.item import (
     Done,
     Failed,
     Outcome,
+    Parked,
     Returned,
     Skipped,
 )
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CollectExit", "CountExit", "Exit", "StreamExit", "outcome_of"]
 
-FINAL_STATE = {"failed": FAILED, "skipped": SKIPPED, "returned": RETURNED}
+FINAL_STATE = {"failed": FAILED, "skipped": SKIPPED, "parked": PARKED, "returned": RETURNED}
 
 
 def outcome_of(root: Delivery, ending: Ending | None, now: float, value: Any = None) -> Outcome[Any]:
@@ -51,6 +53,8 @@ def outcome_of(root: Delivery, ending: Ending | None, now: float, value: Any = N
         return Failed(root.item, ending.error, root.position, attempts, elapsed, ending.stage)
     if ending.kind == "skipped":
         return Skipped(root.item, ending.reason, root.position, attempts, elapsed)
+    if isinstance(ending, Parking):
+        return Parked(root.item, ending.due, root.position, attempts, elapsed)
     return Returned(root.item, root.position, attempts, elapsed)
 
 

@@ -2,12 +2,14 @@
 
 Rules:
 1. The source item (the root) is the unit of durability: it settles once, when everything made of it has ended.
-2. One failed child fails its root; the rows of its other children are then dropped, not recorded.
+2. One failed child fails its root, else one parked child parks it; the rows of its other children are then dropped, not
+   recorded.
 3. The members of a batch end together, in one synchronous step, so that they commit together.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +20,7 @@ __all__ = [
     "Child",
     "Ending",
     "Family",
+    "Parking",
     "begin_family",
     "child_path",
     "close_if_over",
@@ -33,7 +36,7 @@ __all__ = [
 
 
 class Ending:
-    """How a delivery ended, if not with a value: `kind` is "failed", "skipped" or "returned"."""
+    """How a delivery ended, if not with a value: `kind` is "failed", "skipped", "parked" or "returned"."""
 
     __slots__ = ("error", "in_doubt", "kind", "reason", "stage")
 
@@ -50,6 +53,36 @@ class Ending:
         self.error = error
         self.reason = reason
         self.in_doubt = in_doubt
+
+
+class Parking(Ending):
+    """A delivery was put aside until `at` (on the run's clock) or `due` (seconds since the epoch), which is the same moment.
+
+    `attempts` are the calls that failed for it, in earlier times that it was taken up too; `node` numbers the stage where
+    it parks, -1 for what an earlier run parked. `for_room`: it was put aside so that others could go on.
+    """
+
+    __slots__ = ("at", "attempts", "due", "for_room", "key", "node")
+
+    def __init__(
+        self,
+        stage: str,
+        at: float,
+        due: float,
+        reason: str,
+        *,
+        attempts: int = 0,
+        node: int = -1,
+        key: str = "",
+        for_room: bool = False,
+    ) -> None:
+        super().__init__("parked", stage, reason=reason)
+        self.at = at
+        self.due = due
+        self.attempts = attempts
+        self.node = node
+        self.key = key
+        self.for_room = for_room
 
 
 class Child(Delivery):
@@ -132,10 +165,15 @@ def complete(delivery: Delivery, ending: Ending | None, rows: list[Delivery], se
 
 
 def _outweighs(ending: Ending, other: Ending | None) -> bool:
-    """Whether a family ends as `ending` says rather than as `other`: in doubt before failed, failed before returned."""
-    if other is None:
-        return True
-    return (ending.in_doubt, ending.kind == "failed") > (other.in_doubt, other.kind == "failed")
+    """Whether a family ends as `ending` says rather than as `other`: in doubt before failed, then parked, then returned.
+
+    Of two that are parked, the one that is due later counts: by then all may go on.
+    """
+    return other is None or _weight(ending) > _weight(other)
+
+
+def _weight(ending: Ending) -> tuple[bool, bool, float]:
+    return ending.in_doubt, ending.kind == "failed", ending.at if isinstance(ending, Parking) else -math.inf
 
 
 def close_if_over(parent: Delivery, settle: Settle) -> None:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["Permits", "Waits"]
 
 T = TypeVar("T")
+#: What has failed for longer than anything waits in a run is looked at again after so many times that wait.
+GONE = 6.0
 OVER = "no call is under way here any more"
 
 
@@ -115,7 +117,10 @@ class Permits:
         may_grow = self._strain is None or not self._strain.is_on(now)
         for state in admission.learn(claims, signal, now, run.rng, may_grow=may_grow):
             assert state.circuit is not None
+            if now - state.circuit.failing_since > run.parking.wait:
+                admission.hold(state, now + GONE * run.parking.wait)
             run.delays.tell(state, "nearly all calls fail", run.bus)
+            run.parking.hold_began(state.held_until - now)
 
     def wait_of_budget(self, delivery: Delivery, retry: Retry, calls: int) -> float:
         """Give the seconds that a repetition is to wait so that its key's repetitions stay within their share.
@@ -251,7 +256,9 @@ class Permits:
         delivery = slot.delivery
         if delivery is None or not delivery.claims or not self._is_here():
             return
-        for state in heed(delivery.claims, hint, run.loop.time(), run.rng):
+        now = run.loop.time()
+        for state in heed(delivery.claims, hint, now, run.rng):
+            run.parking.hold_began(state.held_until - now)
             run.delays.tell(state, f"{hint.remaining} calls left for {hint.reset:.3g} s", run.bus)
 
     def space(self, slot: Slot, value: Any, interval: float) -> bool:

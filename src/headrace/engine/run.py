@@ -34,15 +34,16 @@ from headrace.engine.exits import Exit
 from headrace.engine.fanout import collecting
 from headrace.engine.hedging import HedgingCaller
 from headrace.engine.intake import Intake
-from headrace.engine.lineage import Ending, count_sent
+from headrace.engine.lineage import Ending
+from headrace.engine.parking import Parkings
 from headrace.engine.resources import open_resource
 from headrace.engine.shutdown import Shutdown
 from headrace.engine.slot import Slot
 from headrace.engine.stage import PATIENCE, Caller, carry
 from headrace.engine.texts import item_text, one_line
 from headrace.engine.watching import MakeWatch
-from headrace.engine.window import WEIGHTLESS, Window
-from headrace.errors import EngineError, HeadraceError, InDoubt, LaneError, LedgerError, SinkError
+from headrace.engine.window import Window
+from headrace.errors import EngineError, HeadraceError, LaneError, LedgerError, SinkError
 from headrace.events import (
     RunFinished,
     RunStarted,
@@ -53,7 +54,6 @@ from headrace.item import Delivery
 from headrace.plan import Plan, RunOptions
 from headrace.ports import (
     ChoosingLane,
-    Chunk,
     ChunkLane,
     JobState,
     Lane,
@@ -119,7 +119,7 @@ class Run:
         self.total: int | None = None  # items in the source, where somebody wants to know
         self.trouble_raised: BaseException | None = None
         self.began = self.clock()
-        self._in_doubt = {intent.position for intent in state.intents} if state is not None else set()
+        self.parking = Parkings(self, state.parked if state is not None else {})
         # parts
         self.nodes: list[Node] = []
         self.accounts = Accounts(self)
@@ -130,8 +130,10 @@ class Run:
             make_watch(self.accounts.whose, self.accounts.loop_held) if make_watch is not None else None
         )
         self._build()
-        self.intake = Intake(
-            self, state.settled if state is not None else (), state.bookmark if state is not None else None
+        self.intake = (
+            Intake(self, (), None)
+            if state is None
+            else Intake(self, state.settled, state.bookmark, state.intents)
         )
 
     def _build(self) -> None:
@@ -273,6 +275,7 @@ class Run:
             caller.dispatch.drain()  # what was settled while it queued still stands in line at its limits
             caller.dispatch.wake_all()
         await self.exit.close()
+        self.parking.tell()
         left = await self.workers.cancel(LAST_LOOK) if len(self.workers) else 0
         if self._intake_task is not None:
             # It closes the source, and a generator's `finally` may have to wait for something.
@@ -300,7 +303,7 @@ class Run:
         report = self.accounts.report()
         try:
             if not isinstance(self.exit, Committer) or self.exit.failed is None:
-                complete_job = self.intake.exhausted and not report.returned and not report.parked
+                complete_job = self.intake.exhausted and not report.returned and not report.job_parked
                 await self.ledger.finish(report.exit_code, complete=complete_job, report=report.as_dict())
         except (LedgerError, SinkError) as error:
             self.trouble(error)
@@ -316,6 +319,16 @@ class Run:
             self.intake.stop()
             self.stop_reading()
             self.check_over()  # a task that is cancelled before its first step cannot do it
+
+    def enough(self, reason: str) -> None:
+        """Take no more from the source, as a stage says; what this run has parked may come again."""
+        if self.intake.has_enough:
+            return
+        if not self.intake.enough():
+            self.stop_source(reason)
+            return
+        self.shutdown.reason = self.shutdown.reason or reason
+        self.stop_reading()
 
     def trouble(self, error: BaseException) -> None:
         """Note a trouble of the run itself, the first one, and stop: at once where nothing can be recorded any more."""
@@ -363,18 +376,26 @@ class Run:
 
     def check_over(self) -> None:
         """End the run if nothing is open and nothing more comes."""
-        if self.intake.ended and self.roots.open == 0:
-            self._over.set()
-            finish = getattr(self.exit, "finish", None)
-            if finish is not None:
-                finish()
+        if self.roots.open:
+            return
+        if not self.intake.ended:
+            self.intake.look_again()  # it may be that it waits for nothing else
+            return
+        self._over.set()
+        finish = getattr(self.exit, "finish", None)
+        if finish is not None:
+            finish()
 
-    def intake_over(self) -> None:
-        """The source is read to its end, or was stopped."""
+    def nothing_to_read(self) -> None:
+        """The source is read to its end, or was stopped; what is parked may come yet."""
         self.look()
         if isinstance(self.exit, Committer):
             self.exit.hurry()
         self.flush_batches()
+
+    def intake_over(self) -> None:
+        """Nothing more comes."""
+        self.nothing_to_read()
         self.check_over()
 
     def window_full(self) -> None:
@@ -396,49 +417,6 @@ class Run:
     _flush_when_idle = False
 
     # ------------------------------------------------------------------ what comes in and goes out
-
-    def taken_in(self, deliveries: list[Delivery], chunk: Chunk) -> None:
-        """Take a chunk's deliveries into the first stage."""
-        self.accounts.taken += len(deliveries)
-        if isinstance(self.exit, Committer):
-            self._note_passed(chunk)
-            if self._in_doubt:
-                deliveries = [d for d in deliveries if not self._was_in_doubt(d)]
-        if not WEIGHTLESS.issuperset(map(type, chunk.payloads)):
-            for delivery in deliveries:
-                self.window.weigh(delivery, delivery.item)
-        first = self.nodes[0] if self.nodes else None
-        if isinstance(first, Caller):
-            if self.shutdown.is_stopping:
-                for delivery in deliveries:
-                    self.endings.give_back(delivery)
-            else:
-                first.dispatch.accept_all(deliveries)
-            return
-        accept = first.accept if first is not None else self.endings.leave
-        for delivery in deliveries:
-            accept(delivery)
-
-    def _note_passed(self, chunk: Chunk) -> None:
-        assert isinstance(self.exit, Committer)
-        if chunk.positions is None:
-            self.exit.passed(None, chunk.bookmark)
-            return
-        at = chunk.start
-        for position in chunk.positions:
-            if position > at:
-                self.exit.passed((at, position), None)
-            at = position + 1
-        self.exit.passed((at, chunk.end) if at < chunk.end else None, chunk.bookmark)
-
-    def _was_in_doubt(self, delivery: Delivery) -> bool:
-        if delivery.position not in self._in_doubt:
-            return False
-        self._in_doubt.discard(delivery.position)
-        died = InDoubt("an earlier run died when the call had gone out; its end is unknown")
-        count_sent(delivery, 1)
-        self.endings.fail(delivery, "run", died, in_doubt=True)
-        return True
 
     def settled(self, root: Delivery, ending: Ending | None) -> None:
         """Count a root that has reached its final state, and give its place in the window back."""
@@ -490,7 +468,7 @@ class Run:
         elif intake.waits:
             self.notify_at = self.roots.share - intake.room_enough
         else:
-            self.notify_at = 0 if intake.ended else -1
+            self.notify_at = 0 if intake.ended or intake.rests else -1
 
     # ------------------------------------------------------------------ for its parts
 
@@ -567,9 +545,11 @@ class Run:
         self.bus.subscribe(subscriber)
 
     def fingerprint(self) -> Mapping[str, Any] | None:
-        """Describe the source up to what has been taken."""
+        """Describe the source up to what has been taken; None where the last description says more."""
         source = self.plan.source
-        return source.fingerprint(self.intake.reached) if isinstance(source, Replayable) else None
+        if not self.intake.knows_more or not isinstance(source, Replayable):
+            return None
+        return source.fingerprint(self.intake.reached)
 
     def describe(self, position: int) -> str:
         """Name a position for people."""

@@ -31,6 +31,7 @@ from headrace.item import QUEUED, RUNNING, WAITING, Delivery
 from headrace.plan import StageSpec, where_is
 from headrace.policies.hedging import Hedge
 from headrace.policies.holds import Place
+from headrace.policies.limits import KeyState
 from headrace.policies.retry import decide
 from headrace.ports import ChunkLane, Lane, LaneChoice, current_call
 
@@ -74,10 +75,13 @@ class Caller:
             level.reorders.append(self._reorder)
         loop = run.loop
         self.dispatch: Dispatch = (
-            KeyedDispatch(loop, spec.concurrency, self.spawn, spec.limits, self._refuse)
+            KeyedDispatch(
+                loop, spec.concurrency, self.spawn, spec.limits, self._refuse,
+                self._park_held, run.parking.may_park, run.parking.wait,
+            )
             if spec.limits
             else Dispatch(loop, spec.concurrency, self.spawn)
-        )
+        )  # fmt: skip
         self.spending = spending_of(self)
         self.permits = Permits(run, spec.limits, self.spending)
         self.settles = bool(spec.limits or self.spending)  # what a call took is to be settled when it is over
@@ -142,6 +146,9 @@ class Caller:
             self.run.endings.skip(delivery, error.reason)
         else:
             self.run.endings.fail(delivery, self.spec.name, error)
+
+    def _park_held(self, deliveries: Sequence[Delivery], state: KeyState) -> None:
+        self.run.parking.held(self, deliveries, state)
 
     def retry_due(self, delivery: Delivery) -> None:
         """Queue a delivery whose time to be repeated has come."""
@@ -379,11 +386,11 @@ class Caller:
         _forget_earlier(error)
         run, spec = self.run, self.spec
         sent = delivery.sent > 0
-        decision = decide(
-            spec.retry, error, delivery.tried, spec.effect, sent, run.rng, run.clock(), delivery.until
-        )
+        tried = delivery.tried + run.parking.tried_before(delivery)
+        decision = decide(spec.retry, error, tried, spec.effect, sent, run.rng, run.clock(), delivery.until)
         if decision.hold is not None and delivery.claims:
             run.delays.hold(delivery.claims, decision.hold, error, run.bus)
+            run.parking.hold_began(decision.hold)
         after = decision.after
         if decision.kind == "again" and spec.retry is not None:
             after = max(after, self.permits.wait_of_budget(delivery, spec.retry, self.attempts))
@@ -397,10 +404,11 @@ class Caller:
         if isinstance(error, Skip):
             run.endings.skip(delivery, error.reason)
         elif decision.kind == "again" and not run.shutdown.is_stopping:
-            delivery.state = WAITING
-            self.waiting += 1
             run.accounts.attempt_failed(delivery, spec.name, error, after)
-            run.delays.repeat(self, delivery, after)
+            if not run.parking.failed(self, delivery, after, error):
+                delivery.state = WAITING
+                self.waiting += 1
+                run.delays.repeat(self, delivery, after)
         elif decision.kind == "again":
             run.endings.give_back(delivery)
         else:

@@ -158,10 +158,11 @@ class Lines:
         """Remember where a line begins (or the file ends); for readers of this source."""
         if torn:
             self._torn_at = offset
-        if position <= self._marks[-1]:
+        at = bisect_right(self._marks, position)
+        if self._marks[at - 1] == position:
             return
-        self._marks.append(position)
-        self._offsets.append(offset)
+        self._marks.insert(at, position)  # at the end, unless another reader was ahead
+        self._offsets.insert(at, offset)
         if (
             len(self._marks) > _MOST_MARKS
         ):  # keep the recent ones, which are asked for, and some of the others

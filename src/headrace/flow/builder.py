@@ -17,6 +17,7 @@ from headrace.flow.job import Job, OutcomeStream, StopEvent
 from headrace.flow.main import run_to_end
 from headrace.plan import (
     DEFAULT_FANOUT,
+    DEFAULT_WAIT,
     LaneName,
     Plan,
     Processes,
@@ -223,6 +224,7 @@ class Flow(Generic[T]):
         job: str | None = None,
         window: int | None = None,
         within: float | None = None,
+        wait: float | str = DEFAULT_WAIT,
         on_failure: Literal["record", "stop"] = "record",
         max_failures: str | int | float | None = None,
         fuse: int | Literal["auto"] | None = "auto",
@@ -241,8 +243,9 @@ class Flow(Generic[T]):
         is kept with the job for whoever resumes it.
         """
         options = self._options(
-            job, window=window, within=within, on_failure=on_failure, max_failures=max_failures, fresh=fresh,
-            max_age=_seconds(max_age), accept_changes=accept_changes, grace=grace, fuse=fuse,
+            job, window=window, within=within, wait=parse_duration(wait, "wait"), on_failure=on_failure,
+            max_failures=max_failures, fresh=fresh, max_age=_seconds(max_age), accept_changes=accept_changes, grace=grace,
+            fuse=fuse,
             recorded=recorded or {},
         )  # fmt: skip
         return Job(self._plan, options, stop=stop, progress=progress)
@@ -253,6 +256,7 @@ class Flow(Generic[T]):
         job: str | None = None,
         window: int | None = None,
         within: float | None = None,
+        wait: float | str = DEFAULT_WAIT,
         on_failure: Literal["record", "stop"] = "record",
         max_failures: str | int | float | None = None,
         fuse: int | Literal["auto"] | None = "auto",
@@ -266,19 +270,20 @@ class Flow(Generic[T]):
         """Run to the end and give the report. Values go to the sink; without one they are dropped.
 
         `job` names the run in its sink's place; run again, it goes on where it ended. `window`: the most open items.
-        `within`: seconds for the whole run; what is left then is returned. `on_failure="stop"`: the first failure
-        cancels the rest. `max_failures`: a number or "1%". `fuse`: the run stops where its first so many items all fail for
-        good in the same way; "auto" is 50 for a job, and otherwise, as None, never. `fresh`: do everything anew; `max_age`:
-        what was done longer ago (seconds, or "24h"). `accept_changes`: go on although the plan has changed. `stop`: an event
-        that drains the run. `progress`: True, or who listens to the events. `grace`: seconds that a drain gives to running
-        calls.
+        `within`: seconds for the whole run; what is left then is returned. `wait` (seconds, or "10m"): what would have to
+        wait longer, for a repetition or for a key that is held, is parked, and a later run takes it up.
+        `on_failure="stop"`: the first failure cancels the rest. `max_failures`: a number or "1%". `fuse`: the run stops
+        where its first so many items all fail for good in the same way; "auto" is 50 for a job, and otherwise, as None,
+        never. `fresh`: do everything anew; `max_age`: what was done longer ago (seconds, or "24h"). `accept_changes`: go on
+        although the plan has changed. `stop`: an event that drains the run. `progress`: True, or who listens to the events.
+        `grace`: seconds that a drain gives to running calls.
 
         Failed items do not raise: see `Report.check`. Cancelled, it cancels its calls, waits for them up to the grace,
         commits what is decided, and raises CancelledError. Raises the run's own troubles: SourceError, SinkError,
         LedgerError, LaneError, EngineError, with the report as their `report`.
         """
         running = self.start(
-            job=job, window=window, within=within, on_failure=on_failure, max_failures=max_failures, fresh=fresh,
+            job=job, window=window, within=within, wait=wait, on_failure=on_failure, max_failures=max_failures, fresh=fresh,
             max_age=max_age, accept_changes=accept_changes, stop=stop, progress=progress, grace=grace, fuse=fuse,
         )  # fmt: skip
         async with running:
@@ -296,6 +301,7 @@ class Flow(Generic[T]):
         *,
         window: int | None = None,
         within: float | None = None,
+        wait: float | str = DEFAULT_WAIT,
         on_failure: Literal["record", "stop"] = "record",
         fuse: int | Literal["auto"] | None = "auto",
         stop: StopEvent | None = None,
@@ -310,8 +316,9 @@ class Flow(Generic[T]):
         if self._plan.sink is not None:
             raise PlanError("stream() hands the outcomes to you: leave out .into(), or use run()")
         options = self._options(
-            None, window=window, within=within, on_failure=on_failure, fuse=fuse, grace=grace
-        )
+            None, window=window, within=within, wait=parse_duration(wait, "wait"), on_failure=on_failure, fuse=fuse,
+            grace=grace,
+        )  # fmt: skip
         return OutcomeStream(self._plan, options, stop=stop, progress=progress)
 
 

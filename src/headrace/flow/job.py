@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from headrace.aio.tasks import TaskOwner, uninterrupted
 from headrace.engine.committer import Committer
 from headrace.engine.exits import CountExit, Exit, StreamExit
+from headrace.engine.lineage import Parking
 from headrace.engine.run import Run
 from headrace.errors import HeadraceError, PlanError
 from headrace.events import Statistics
@@ -103,6 +104,7 @@ class Job:
         self.kept_values: Mapping[int, Any] = {}
         self.dead_letters: Sequence[DeadLetter] = ()
         self.others: list[Outcome[Any]] = []  # outcomes of a kept map that are not Done
+        self.parked: Mapping[int, Parking] = {}  # of a kept map: what is parked, earlier runs included
 
     # ------------------------------------------------------------------ the life
 
@@ -146,6 +148,7 @@ class Job:
                 self.kept_values = await self._ledger.values()
                 self.dead_letters = await self._ledger.dead_letters()
                 self.others = run.exit.others
+                self.parked = run.parking.left()
         finally:
             self._is_made.set()
             if self._ledger is not None:

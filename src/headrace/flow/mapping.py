@@ -12,8 +12,8 @@ from headrace.engine.run import Run
 from headrace.errors import CallError, PlanError
 from headrace.flow.job import Job, StopEvent
 from headrace.flow.main import run_sync, signals_to
-from headrace.item import Done, Failed, Outcome
-from headrace.plan import LaneName, Plan, Processes, RunOptions, known, make_stage
+from headrace.item import Done, Failed, Outcome, Parked
+from headrace.plan import DEFAULT_WAIT, LaneName, Plan, Processes, RunOptions, known, make_stage
 from headrace.policies.breaker import Breaker
 from headrace.policies.budget import Budget
 from headrace.policies.deadlines import parse_duration
@@ -28,7 +28,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 #: The options of `map` that are the run's, not the stage's.
 RUN_OPTIONS = (
-    "out", "job", "window", "on_failure", "max_failures", "fuse", "fresh", "max_age", "accept_changes", "stop", "progress",
+    "out", "job", "window", "wait", "on_failure", "max_failures", "fuse", "fresh", "max_age", "accept_changes", "stop",
+    "progress",
     "grace",
 )  # fmt: skip
 Items = Iterable[T] | AsyncIterable[T] | Source
@@ -54,6 +55,7 @@ async def map(
     out: str | os.PathLike[str] | Sink | None = ...,
     job: str | None = ...,
     window: int | None = ...,
+    wait: float | str = ...,
     on_failure: Literal["record", "stop"] = ...,
     max_failures: str | int | float | None = ...,
     fuse: int | Literal["auto"] | None = ...,
@@ -84,6 +86,7 @@ async def map(
     out: str | os.PathLike[str] | Sink | None = ...,
     job: str | None = ...,
     window: int | None = ...,
+    wait: float | str = ...,
     on_failure: Literal["record", "stop"] = ...,
     max_failures: str | int | float | None = ...,
     fuse: int | Literal["auto"] | None = ...,
@@ -129,6 +132,7 @@ def map_sync(
     out: str | os.PathLike[str] | Sink | None = ...,
     job: str | None = ...,
     window: int | None = ...,
+    wait: float | str = ...,
     on_failure: Literal["record", "stop"] = ...,
     max_failures: str | int | float | None = ...,
     fuse: int | Literal["auto"] | None = ...,
@@ -159,6 +163,7 @@ def map_sync(
     out: str | os.PathLike[str] | Sink | None = ...,
     job: str | None = ...,
     window: int | None = ...,
+    wait: float | str = ...,
     on_failure: Literal["record", "stop"] = ...,
     max_failures: str | int | float | None = ...,
     fuse: int | Literal["auto"] | None = ...,
@@ -196,6 +201,7 @@ class _Mapping:
         out: str | os.PathLike[str] | Sink | None = None,
         job: str | None = None,
         window: int | None = None,
+        wait: float | str = DEFAULT_WAIT,
         on_failure: Literal["record", "stop"] = "record",
         max_failures: str | int | float | None = None,
         fuse: int | Literal["auto"] | None = "auto",
@@ -220,6 +226,7 @@ class _Mapping:
         options = RunOptions(
             job=job,
             window=window,
+            wait=parse_duration(wait, "wait"),
             on_failure=on_failure,
             max_failures=max_failures,
             fuse=fuse,
@@ -251,6 +258,8 @@ class _Mapping:
             found[letter.position] = Failed(
                 items[letter.position], error, letter.position, letter.attempts, letter.elapsed, letter.stage
             )
+        for position, parking in self.job.parked.items():
+            found[position] = Parked(items[position], parking.due, position, parking.attempts)
         found.update((outcome.position, outcome) for outcome in self.job.others)
         for position, value in self.job.kept_values.items():
             found[position] = Done(items[position], value, position)

@@ -145,6 +145,11 @@ class Figures:
             words.append(f"{count(held)} for a limit")
         return words
 
+    @property
+    def parked(self) -> int:
+        """Items that are parked now, by the whole job where there is one."""
+        return max(self.statistics.parked, self.statistics.job_parked)
+
     def copies(self) -> str:
         """How many second copies of slow calls were started, and how many came first; empty where none were."""
         started = sum(stage.copies for stage in self.statistics.stages)
@@ -193,6 +198,8 @@ class Figures:
         parts = [self.amount() + " settled"]
         if self.failed:
             parts.append(f"{count(self.failed)} failed")
+        if self.parked:
+            parts.append(f"{count(self.parked)} parked")
         parts += self._pace()
         if self.loop_held:
             parts.append(f"loop held {duration(self.loop_held)}")
@@ -215,6 +222,8 @@ class Figures:
         if words := self.waiting():
             second.append("waiting: " + ", ".join(words))
         second.append(f"failed {count(self.failed)}")
+        if self.parked:
+            second.append(f"parked {count(self.parked)}")
         if copies := self.copies():
             second.append(copies)
         lines = [head, "  " + " · ".join(second)]
