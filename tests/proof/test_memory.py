@@ -72,7 +72,7 @@ def durable(count: int, place: str) -> None:
 def failing(count: int, place: str) -> None:
     """Write a dead letter for each of a fiftieth as many items."""
     flow = hr.Flow(range(count // 50)).map(fail, concurrency=100).into(hr.sqlite.table(place))
-    assert flow.run_sync().failed == count // 50
+    assert flow.run_sync(fuse=None).failed == count // 50
 
 
 def resumed(count: int, place: str) -> None:
