@@ -13,7 +13,7 @@ import dataclasses
 import math
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Any
 from unittest import mock
@@ -21,13 +21,13 @@ from unittest import mock
 import headrace as hr
 from headrace.testing import run
 
-__all__ = ["HostSpec", "Played", "Status", "World", "breaks_rate", "play", "set_of_hosts"]
+__all__ = ["HostSpec", "Played", "Seeded", "Status", "World", "breaks_rate", "of_seed", "play", "set_of_hosts"]
 
 #: What `hr.Adaptive(1, 16)` allows at most, and how many seconds a host is given to be found out.
 MOST = 16
 SOME_SECONDS = 5.0
 #: With fewer seconds of work after those, a share says nothing.
-ENOUGH = 8.0
+ENOUGH = 20.0
 Item = tuple[int, int]
 
 
@@ -62,6 +62,18 @@ class HostSpec:
     def is_healthy(self) -> bool:
         """Whether it does what it is asked."""
         return self.outage is None and not self.faults
+
+    @property
+    def is_found(self) -> bool:
+        """Whether its limit is one that `hr.Adaptive` finds, as far as is promised.
+
+        Who counts calls at once is found by refusals, who counts them by time by being asked for a wait. A refusal
+        without a wait from one that counts full or sliding seconds looks like the first, and a wait asked for by one that
+        counts calls at once like the second.
+        """
+        if self.most is not None:
+            return not self.says_when
+        return self.rate is None or self.says_when or self.counts == "bucket"
 
 
 class Host:
@@ -339,37 +351,27 @@ def breaks_rate(starts: Sequence[float], rate: float, burst: float, what: str = 
 # ------------------------------------------------------------------------------------------- seeded hosts
 
 
-def set_of_hosts(seed: int, count: int = 200, *, sick: float = 0.1, scale: float = 1.0) -> list[HostSpec]:
-    """Draw hosts. `sick` is the share of those that are broken; `scale` says how long they have to work."""
-    return [_draw(random.Random(f"{seed}/{name}"), name, sick, scale) for name in range(count)]
+def set_of_hosts(seed: int, count: int = 200, *, sick: float = 0.1, long: float = 0.1) -> list[HostSpec]:
+    """Draw hosts. `sick` is the share of those that are broken, `long` of those that have work for about a minute."""
+    return [_draw(random.Random(f"{seed}/{name}"), name, sick, long) for name in range(count)]
 
 
-def _draw(rng: random.Random, name: int, sick: float, scale: float) -> HostSpec:
+def _draw(rng: random.Random, name: int, sick: float, long: float) -> HostSpec:
+    kind = rng.choice(["fixed", "sliding", "bucket", "at once", "free"])
     median = math.exp(rng.uniform(math.log(0.005), math.log(0.3)))
     sigma = rng.uniform(0.1, 0.6)
-    seconds = scale * rng.uniform(14.0, 26.0)
-    mean = median * math.exp(sigma * sigma / 2)
+    items = rng.randint(5, 25)
     rate: float | None = None
     most: int | None = None
-    kind = rng.choice(["fixed", "sliding", "bucket", "at once", "free"])
     if kind == "at once":
-        most = rng.randint(1, 3)
-        median = max(median, 0.1)
-        takes = most / mean
-    elif kind == "free":
-        takes = MOST / mean
-    else:
-        rate = float(rng.choice([2, 3, 4, 5, 6, 8, 10, 12, 20]))
-        takes = min(rate, MOST / mean)
+        most, median = rng.randint(1, 4), max(median, 0.1)
+    elif kind != "free":
+        rate = float(rng.choice([2, 3, 4, 5, 6, 8, 10, 12]))
+    mean = median * math.exp(sigma * sigma / 2)
+    if rng.random() < long and kind != "free":
+        items = int(rng.uniform(40.0, 60.0) * min(rate or math.inf, (most or MOST) / mean))
     spec = HostSpec(
-        name=name,
-        items=max(5, min(int(scale * 250), int(takes * seconds))) if kind != "free" else rng.randint(5, 60),
-        counts=kind if rate is not None else "fixed",
-        rate=rate,
-        most=most,
-        median=median,
-        sigma=sigma,
-        says_when=rng.random() < 0.7,
+        name, items, kind if rate else "fixed", rate, most, median, sigma, says_when=rng.random() < 0.6
     )
     if rng.random() >= sick:
         return spec
@@ -377,12 +379,67 @@ def _draw(rng: random.Random, name: int, sick: float, scale: float) -> HostSpec:
     if manner == "faults":
         return dataclasses.replace(spec, faults=rng.uniform(0.02, 0.2))
     if manner == "gone":  # from the first call on, for ever
-        few = min(spec.items, 30)
-        return dataclasses.replace(
-            spec, items=few, outage=rng.choice(["refused", "503", "hangs"]), down=0.0
-        )
+        return dataclasses.replace(spec, outage=rng.choice(["refused", "503", "hangs"]), down=0.0)
     down = rng.uniform(0.0, 10.0)
     return dataclasses.replace(spec, outage=manner, down=down, up=down + rng.uniform(5.0, 30.0))
 
 
-Draw = Callable[[random.Random], HostSpec]
+@dataclasses.dataclass
+class Seeded:
+    """What came of one seed: what was broken, and how well the hosts were used."""
+
+    seed: int
+    kind: str  #: the limits it ran under
+    calls: int
+    violations: list[str]
+    shares: list[float]  #: of each host with enough work whose limit can be found, or of the limit over all
+    unfound: list[float]  #: of each whose limit cannot
+    refused: float  #: of all calls to healthy hosts
+    failed: int  #: items of healthy hosts
+    slower: float | None  #: how much later the healthy hosts were done, on the average, because of the others
+    last: float | None  #: the last one of them
+
+
+KINDS = ("plain", "plain", "a rate by host", "limits over all", "few workers")
+
+
+def of_seed(seed: int) -> Seeded:
+    """Play one seed: 200 hosts, one in ten of them sick, under limits that are drawn, too."""
+    rng = random.Random(seed)
+    hosts = set_of_hosts(seed)
+    kind = KINDS[seed % len(KINDS)]
+    options: dict[str, Any] = {"concurrency": 1024}
+    if kind == "a rate by host":
+        options["per_host_rate"] = (rng.randint(3, 20), rng.randint(1, 5))
+    elif kind == "limits over all":
+        options["in_all"] = (rng.randint(50, 120), rng.randint(1, 20), rng.randint(48, 128))
+    elif kind == "few workers":
+        options["concurrency"] = 64
+    played = play(hosts, seed, **options)
+    world, healthy = played.world, [spec for spec in hosts if spec.is_healthy]
+    names = [spec.name for spec in healthy]
+    shares: list[float] = []
+    unfound: list[float] = []
+    if kind == "limits over all":
+        begin, end = SOME_SECONDS, world.starts[len(world.starts) // 2]
+        rate = options["in_all"][0]
+        shares.append(sum(begin <= at < end for at in world.starts) / (rate * (end - begin)))
+    elif kind != "few workers":
+        rate = options.get("per_host_rate", (math.inf, 1))[0]
+        for spec in healthy:
+            share = world.hosts[spec.name].share(rate)
+            if share is not None:
+                (shares if spec.is_found else unfound).append(share)
+    slower = last = None
+    violations = played.violations
+    if "in_all" not in options and kind != "few workers":
+        alone = play(healthy, seed, **options)
+        violations = violations + alone.violations
+        slower = played.finish_of(names) / alone.finish_of(names) - 1.0
+        ends = [max(one.world.hosts[name].finished for name in names) for one in (played, alone)]
+        last = ends[0] / ends[1] - 1.0
+    calls = sum(len(world.hosts[name].starts) for name in names)
+    refused = sum(len(world.hosts[name].refused) for name in names)
+    return Seeded(
+        seed, kind, len(world.starts), violations, shares, unfound, refused / calls, played.failed_at(names), slower, last
+    )  # fmt: skip
