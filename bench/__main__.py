@@ -37,6 +37,7 @@ BENCHES = {
         "small calls to processes, against ProcessPoolExecutor, multiprocessing.Pool, joblib, mpire",
     ),
     "lag": ("bench.lag", "how late the loop is while CPU work goes on in processes, in threads, on the loop"),
+    "load": ("bench.load", "load control against 200 simulated hosts, seed by seed; --long plays 1000"),
     "memory": ("bench.memory", "peak memory as the input grows"),
     "imports": ("bench.imports", "time of «import headrace» and «headrace --help»"),
 }
@@ -51,7 +52,7 @@ def main() -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHES))
     parser.add_argument("--quick", action="store_true", help="small and few: to see that it runs")
-    parser.add_argument("--long", action="store_true", help="10 million items where memory is measured")
+    parser.add_argument("--long", action="store_true", help="10 million items where memory is measured, 1000 seeds of load")
     parser.add_argument("--list", action="store_true", help="say what there is")
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
     parser.add_argument("--silent", action="store_true", help="tables only, no figure as it comes")
@@ -93,7 +94,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _bench(name: str, arguments: argparse.Namespace) -> Any:
     module, _, function = BENCHES[name][0].partition(":")
     run = getattr(importlib.import_module(module), function or "bench")
-    options = {"long": True} if name == "memory" and arguments.long else {}
+    options = {"long": True} if name in ("memory", "load") and arguments.long else {}
     return run(arguments.quick, _no_word if arguments.silent else _say, **options)
 
 

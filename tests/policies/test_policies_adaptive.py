@@ -274,7 +274,7 @@ def test_the_level_never_leaves_its_bounds(least: int, more: int, steps: list[An
         if aimd.level < before:
             assert signal == "overload"
             assert now - took > decreased_at
-            assert aimd.level >= min(0.7 * before, before - 1) - 1e-9 or aimd.level == least
+            assert aimd.level >= min(0.7 * before, int(before) - 1) - 1e-9 or aimd.level == least
             decreased_at = now
         if signal == "ignore":
             assert aimd.level == before

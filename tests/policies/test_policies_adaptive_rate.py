@@ -39,6 +39,30 @@ def test_it_finds_what_the_server_takes(kind: str, rate: int, latency: float, se
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rate", [3, 5, 10])
+@pytest.mark.parametrize("latency", [0.005, 0.05])
+def test_few_calls_a_second_are_found_too(kind: str, rate: int, latency: float) -> None:
+    """Where one call more is a fifth of all, the same holds on the average: a refusal costs a wait, and there are few."""
+    shares = [
+        figures(serve(KINDS[kind](lambda now: rate, rate), limit(), latency, 125, seed), 5, 125, rate)
+        for seed in range(1, 6)
+    ]
+    assert sum(used for used, _ in shares) / 5 >= 0.9
+    assert sum(refused for _, refused in shares) / 5 < 0.025
+
+
+def test_asked_again_before_anything_was_answered_it_halves() -> None:
+    """That nothing was taken in a moment is no limit of nothing: the rate halves, and there it goes on."""
+    rate = AdaptiveRate()
+    for number in range(10):
+        rate.answered(0.0, 1.0 + number / 10)
+    rate.asked(1.8, 2.0, 3.0)
+    before = rate.rate
+    rate.asked(3.1, 3.2, 4.2)
+    assert 0.4 * before <= rate.rate <= 0.5 * before
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("latency", [0.005, 0.05])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_it_follows_a_server_that_takes_half(kind: str, latency: float, seed: int) -> None:

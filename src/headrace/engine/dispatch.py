@@ -3,15 +3,16 @@
         accept ─► queue of its key ─► ready ─► take ─► a worker
                         ▲   │ not admitted
                         │   ├─► waits for a permit   (at the limit's key; the release wakes it)
-                        ├───┴─► waits for a time     (rate or hold; the timer wakes it)
+                        ├───┴─► waits for a time     (in the line of that rate or hold; the timer wakes the first)
                         └─────► is parked            (its key is held for longer than anything waits in the run)
 
 Rules:
 1. Admission is one synchronous step over all limits of a delivery: all of them or none.
 2. Deliveries with the same limit keys share a queue; a queue that must wait blocks no other queue, and costs nothing
    while it waits. Queues that are ready take turns.
-3. Nothing that waits here holds a permit or a worker.
-4. `take` never waits. A worker that gets nothing parks itself as idle and is woken when there may be something.
+3. Queues that wait for the same rate stand in one line: the first one tries, and nobody goes before it.
+4. Nothing that waits here holds a permit or a worker.
+5. `take` never waits. A worker that gets nothing parks itself as idle and is woken when there may be something.
 """
 
 from __future__ import annotations
@@ -182,16 +183,18 @@ class KeyQueue:
     """The deliveries of one combination of limit keys.
 
     `waiting_at` is the key whose permit it waits for; `woken_by` the one whose freed permit it was offered last. An
-    offer that it cannot use goes on to the next in line, or that permit would lie idle.
+    offer that it cannot use goes on to the next in line, or that permit would lie idle. `line` is the key for whose
+    rate or hold it stands in line; while it is ready it is the first there.
     """
 
-    __slots__ = ("dispatch", "is_ready", "items", "key", "waiting_at", "woken_by")
+    __slots__ = ("dispatch", "is_ready", "items", "key", "line", "waiting_at", "woken_by")
 
     def __init__(self, dispatch: KeyedDispatch, key: Any) -> None:
         self.dispatch = dispatch
         self.key = key
         self.items: deque[Delivery] = deque()
         self.is_ready = False
+        self.line: KeyState | None = None
         self.waiting_at: KeyState | None = None
         self.woken_by: KeyState | None = None
 
@@ -212,16 +215,8 @@ class KeyedDispatch(Dispatch):
     """The queues of a stage with limits, one for each combination of keys."""
 
     __slots__ = (
-        "_limits",
-        "_longest",
-        "_may_park",
-        "_park",
-        "_queued",
-        "_queues",
-        "_ready_queues",
-        "_refuse",
-        "_timed",
-    )
+        "_limits", "_lines", "_longest", "_may_park", "_park", "_queued", "_queues", "_ready_queues", "_refuse", "_timed",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -243,6 +238,9 @@ class KeyedDispatch(Dispatch):
         self._queues: dict[Any, KeyQueue] = {}
         self._ready_queues: deque[KeyQueue] = deque()
         self._timed: DueHeap[KeyQueue] = DueHeap(loop, self.queue_ready)
+        self._lines: dict[
+            KeyState, deque[KeyQueue]
+        ] = {}  # those who wait for a rate or hold that others wait for
         self._queued = 0
 
     def __len__(self) -> int:
@@ -307,14 +305,22 @@ class KeyedDispatch(Dispatch):
                 self._queued -= 1
                 admission.drop(items.popleft().claims)
             if not items:
+                self._leave_line(queue)
                 self._forget(queue)
                 queue.pass_on()
                 continue
-            claims = items[0].claims
-            wait = admission.admit(claims, now)
+            if self._lines and queue.line is None:
+                if self._park is not None and self._park_queue(queue, now) and not items:
+                    self._forget(queue)
+                    queue.pass_on()
+                    continue
+                if self._line_up(queue, items[0].claims):
+                    continue
+            wait = admission.admit(items[0].claims, now)
             if wait == 0.0:
                 self._queued -= 1
                 queue.woken_by = None
+                self._leave_line(queue)
                 delivery = items.popleft()
                 if items:
                     queue.is_ready = True
@@ -323,16 +329,18 @@ class KeyedDispatch(Dispatch):
                     self._forget(queue)
                 return delivery
             if self._park is not None and self._park_queue(queue, now) and not items:
+                self._leave_line(queue)
                 self._forget(queue)
                 queue.pass_on()
                 continue
-            self._wait(queue, claims, wait, now)
+            self._wait(queue, items[0].claims, wait, now)
         return None
 
     def _wait(self, queue: KeyQueue, claims: list[Claim], wait: float, now: float) -> None:
         if math.isinf(wait):
             state = admission.blocked(claims, now)
             if state is not None:
+                self._leave_line(queue)
                 queue.waiting_at = state
                 if queue.woken_by is state:
                     queue.woken_by = None
@@ -340,8 +348,52 @@ class KeyedDispatch(Dispatch):
                 queue.pass_on()
                 return
             wait = 0.001
+        if len(claims) > 1:  # else no other queue waits for this key
+            state = admission.delayed(claims, now)
+            if queue.line is not state:
+                self._leave_line(queue)
+                if self._join(queue, state):
+                    queue.pass_on()
+                    return
         self._timed.push(now + max(wait, SHORTEST), queue)
         queue.pass_on()
+
+    # ------------------------------------------------------------------ lines
+
+    def _line_up(self, queue: KeyQueue, claims: list[Claim]) -> bool:
+        """Let a queue stand behind those who wait for a rate or hold that it needs; say whether there are any."""
+        for each in claims:
+            if each.state in self._lines:
+                self._join(queue, each.state)
+                queue.pass_on()
+                return True
+        return False
+
+    def _join(self, queue: KeyQueue, state: KeyState) -> bool:
+        """Let a queue stand in line; say whether others are before it."""
+        queue.line = state
+        line = self._lines.get(state)
+        if line is None:
+            self._lines[state] = deque((queue,))
+            return False
+        line.append(queue)
+        return True
+
+    def _leave_line(self, queue: KeyQueue) -> None:
+        """Take a queue out of its line; if it was the first, the next one tries now."""
+        state = queue.line
+        if state is None:
+            return
+        queue.line = None
+        line = self._lines[state]
+        if line[0] is not queue:
+            line.remove(queue)
+            return
+        line.popleft()
+        if line:
+            self.queue_ready(line[0])
+        else:
+            del self._lines[state]
 
     def _forget(self, queue: KeyQueue) -> None:
         if self._queues.get(queue.key) is queue:
@@ -354,6 +406,7 @@ class KeyedDispatch(Dispatch):
         for queue in list(self._queues.values()):
             if self._park_queue(queue, now) and not queue.items and not queue.is_ready:
                 # It may wait at a permit for long: what comes later is to be looked at in a queue of its own.
+                self._leave_line(queue)
                 self._forget(queue)
                 if queue.waiting_at is not None:
                     queue.waiting_at.waiters.remove(queue)
@@ -408,8 +461,10 @@ class KeyedDispatch(Dispatch):
         self._timed.drain()
         queues, self._queues = self._queues, {}
         self._ready_queues.clear()
+        self._lines.clear()
         self._queued = 0
         for queue in queues.values():
+            queue.line = None
             if queue.waiting_at is not None:
                 state = queue.waiting_at
                 queue.waiting_at = None

@@ -32,6 +32,8 @@ CALM: Final = 5.0
 CALM_WAITS: Final = 2.0
 #: Where it asks again before that, the ceiling falls to this share of the rate at least.
 SOON: Final = 0.9
+#: Where it took nothing at all since it last asked, which says little of how much it takes, to this one.
+NOTHING: Final = 0.5
 #: What lies further apart, in seconds, has nothing to do with each other.
 RELATED: Final = 600.0
 #: The ceiling is tried after so many seconds (or of the waits) and calls; each try that fails doubles them, up to 32 times.
@@ -144,7 +146,9 @@ class AdaptiveRate:
     def _taken(self, now: float) -> float:
         """Give how much a second it took since it last asked, as far as that can be told."""
         since, free = now - self._asked_at, now - self._resumes_at
-        if self._tried_at < math.inf or (self._growth and self.rate < NEAR * self._ceiling):
+        # One call more or less in the time that is counted is no sign: of five calls a second it is a fifth.
+        was_right = self.rate < NEAR * self._ceiling + 1.0 / self._scale
+        if self._tried_at < math.inf or (self._growth and was_right):
             self._patience = min(max(1.0, 2.0 * self._patience), MOST_PATIENCE)
         elif self._growth:
             self._patience = 1.0
@@ -152,6 +156,8 @@ class AdaptiveRate:
             return self._ceiling
         if self._growth:
             before = self.rate / (1.0 + self._growth / 2.0)
+            if was_right:
+                before = max(min(before, self._ceiling), float(int(before)))
             return max(min(before, max(FEW, sum(self._answers))), min(before, self._ceiling))
         if since - free > LONG and since < RELATED:
             return min(self._counted / since, self.rate)
@@ -159,6 +165,8 @@ class AdaptiveRate:
             self._was_soon = False
             return self.rate
         self._patience = UNSURE
+        if not self._counted:
+            return NOTHING * self.rate
         least = self._counted / max(1.0, free)
         self._was_soon = not self._was_soon
         if (

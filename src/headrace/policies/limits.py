@@ -45,6 +45,7 @@ __all__ = [
     "blocked",
     "cancel",
     "claim",
+    "delayed",
     "drop",
     "hold",
     "learn",
@@ -410,6 +411,11 @@ def blocked(claims: Sequence[Claim], now: float) -> KeyState | None:
         if each.state.inflight >= each.state.capacity:
             return each.state
     return None
+
+
+def delayed(claims: Sequence[Claim], now: float) -> KeyState:
+    """Give the key whose rate or hold lets this call wait the longest."""
+    return max(claims, key=lambda each: each.state.wait(each.cost, now)).state
 
 
 def learn(
