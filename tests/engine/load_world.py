@@ -21,7 +21,17 @@ from unittest import mock
 import headrace as hr
 from headrace.testing import run
 
-__all__ = ["HostSpec", "Played", "Seeded", "Status", "World", "breaks_rate", "of_seed", "play", "set_of_hosts"]
+__all__ = [
+    "HostSpec",
+    "Played",
+    "Seeded",
+    "Status",
+    "World",
+    "breaks_rate",
+    "of_seed",
+    "play",
+    "set_of_hosts",
+]
 
 #: What `hr.Adaptive(1, 16)` allows at most, and how many seconds a host is given to be found out.
 MOST = 16
@@ -217,9 +227,7 @@ class World:
     def _watch(self, host: Host, now: float) -> None:
         state = self.limit._states[host.spec.name]
         if host.running > state.capacity or host.running > MOST:
-            self.violations.append(
-                f"host {host.spec.name} runs {host.running} of {state.capacity} at {now}"
-            )
+            self.violations.append(f"host {host.spec.name} runs {host.running} of {state.capacity} at {now}")
         if state.held_until > now:
             self.violations.append(f"host {host.spec.name} is held until {state.held_until}, called at {now}")
         self.peak = max(self.peak, self.running)
@@ -280,7 +288,7 @@ def play(
     most = min(concurrency, in_all[2] if in_all is not None else concurrency)
     world = World(hosts, seed, limit, most)
     # A run draws its jitter from a generator of its own, which nobody can seed from outside.
-    with mock.patch("headrace.engine.run.Random", lambda: random.Random(seed)):
+    with mock.patch("headrace.engine.run.Random", return_value=random.Random(seed)):
         outcomes = run(
             lambda: hr.map(
                 world.call,

@@ -249,7 +249,7 @@ def test_keys_that_are_always_ready_take_turns(keys: int, bound: str, ends: list
             following = loop.next_at()
             assert following is not None
             loop.advance(following)
-    for first in range(0, len(turns) - keys):
+    for first in range(len(turns) - keys):
         assert len(set(turns[first : first + keys])) == keys, turns[: first + keys]
 
 

@@ -10,7 +10,17 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from load_world import SOME_SECONDS, HostSpec, Played, Seeded, Status, breaks_rate, of_seed, play, set_of_hosts
+from load_world import (
+    SOME_SECONDS,
+    HostSpec,
+    Played,
+    Seeded,
+    Status,
+    breaks_rate,
+    of_seed,
+    play,
+    set_of_hosts,
+)
 
 import headrace as hr
 from headrace.testing import run
@@ -276,7 +286,7 @@ def test_a_wait_holds_only_its_own_key() -> None:
 @pytest.mark.parametrize("counts", ["fixed", "sliding", "bucket"])
 @pytest.mark.parametrize("halves", [False, True])
 def test_a_server_that_takes_200_a_second(counts: str, halves: bool) -> None:
-    """Nothing is given: from the fifth second on 90 % are used and under 2 % refused; if it halves, ten seconds later again."""
+    """Nothing is given: from second 5 on 90 % are used and under 2 % refused; if it halves, ten seconds later again."""
     spec = HostSpec(0, 9000 if halves else 6000, counts, 200.0, median=0.04, sigma=0.2)
     if halves:
         spec = dataclasses.replace(spec, changes=(25.0, 0.5))
@@ -292,7 +302,9 @@ def test_a_server_that_takes_200_a_second(counts: str, halves: bool) -> None:
 # ------------------------------------------------------------------------------------------- what is not found
 
 
-@pytest.mark.xfail(reason="a wait that is asked for is taken for a rate, also where calls at once are counted")
+@pytest.mark.xfail(
+    reason="a wait that is asked for is taken for a rate, also where calls at once are counted"
+)
 def test_a_host_that_counts_calls_at_once_and_asks_for_a_wait() -> None:
     """Three at once, and a 429 with Retry-After beyond: nine tenths of that are used."""
     played = play([HostSpec(0, 1200, most=3, median=0.1)], 1)

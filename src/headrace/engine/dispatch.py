@@ -223,7 +223,9 @@ class KeyedDispatch(Dispatch):
         self._queues: dict[Any, KeyQueue] = {}
         self._ready_queues: deque[KeyQueue] = deque()
         self._timed: DueHeap[KeyQueue] = DueHeap(loop, self.queue_ready)
-        self._lines: dict[KeyState, deque[KeyQueue]] = {}  # those who wait for a rate or hold that others wait for
+        self._lines: dict[
+            KeyState, deque[KeyQueue]
+        ] = {}  # those who wait for a rate or hold that others wait for
         self._queued = 0
 
     def __len__(self) -> int:

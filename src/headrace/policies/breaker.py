@@ -41,8 +41,9 @@ class Breaker:
 
     Where at least `calls` ended in the last `window` seconds, and `share` of them or more because the other side
     failed (no connection, no answer in time, 5xx; never 4xx), no call starts for `pause` seconds; nor where the last
-    `calls` all failed, however many went well before. Then one does; if it succeeds, two, four, and then all. If one fails the pause is twice as long, `longest` seconds at most.
-    What waits meanwhile is not failed and loses no attempt. Raises PlanError for values that make no sense.
+    `calls` all failed, however many went well before. Then one does; if it succeeds, two, four, and then all. If
+    one fails the pause is twice as long, `longest` seconds at most. What waits meanwhile is not failed and loses no
+    attempt. Raises PlanError for values that make no sense.
     """
 
     share: float = 0.5
@@ -79,8 +80,8 @@ class Circuit:
     """The breaker of one key. It lets `admits` calls run at once, and none before `open_until`."""
 
     __slots__ = (
-        "_bad", "_changed_at", "_closed_at", "_good", "_in_a_row", "_opened", "_part", "_passed", "_since", "_stage", "admits",
-        "breaker", "failing_since", "open_until",
+        "_bad", "_changed_at", "_closed_at", "_good", "_in_a_row", "_opened", "_part", "_passed", "_since", "_stage",
+        "admits", "breaker", "failing_since", "open_until",
     )  # fmt: skip
 
     def __init__(self, breaker: Breaker) -> None:
