@@ -8,7 +8,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from headrace.aio.gate import Gate, wake_waiters
@@ -102,10 +102,10 @@ class Permits:
                 state, state.circuit.open_until - run.clock(), "nearly all calls fail", run.bus
             )
 
-    def wait_of_budget(self, delivery: Delivery, retry: Retry, calls: int) -> float:
+    def wait_of_budget(self, delivery: Delivery, retry: Retry, calls: Callable[[], int]) -> float:
         """Give the seconds that a repetition is to wait so that its key's repetitions stay within their share.
 
-        `calls` are those of the stage, which is one key where no limit has any.
+        `calls` counts those of the stage, which is one key where no limit has any.
         """
         if retry.budget is None:
             return 0.0
@@ -119,7 +119,7 @@ class Permits:
                 return state.retries.take(state.ended + 1, now)
         if self._retries is None:
             self._retries = RetryBudget(retry.budget, now)
-        return self._retries.take(calls, now)
+        return self._retries.take(calls(), now)
 
     @staticmethod
     def give_back_late(slot: Slot) -> None:
