@@ -52,7 +52,9 @@ def main() -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHES))
     parser.add_argument("--quick", action="store_true", help="small and few: to see that it runs")
-    parser.add_argument("--long", action="store_true", help="10 million items where memory is measured, 1000 seeds of load")
+    parser.add_argument(
+        "--long", action="store_true", help="10 million items where memory is measured, 1000 seeds of load"
+    )
     parser.add_argument("--list", action="store_true", help="say what there is")
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
     parser.add_argument("--silent", action="store_true", help="tables only, no figure as it comes")

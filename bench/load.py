@@ -76,12 +76,15 @@ def _report(played: list[Any]) -> Report:
         below("the last healthy host is done later, worst run", 100.0 * last[-1][0], 5.0, "%"),
     ]  # fmt: skip
     few = sum(share < 0.9 for share, _ in shares)
-    report.notes += [
-        f"single hosts: {len(shares)} shares, median {_percent(_middle([s for s, _ in shares]))}, worst "
-        f"{_percent(shares[0][0])} (seed {shares[0][1]}); {few} below 90 %",
-        f"healthy hosts later: median {_percent(_middle([s for s, _ in slower]))}, worst seed {slower[-1][1]}; "
-        f"the last one: worst seed {last[-1][1]}",
-    ]
+    middle = _percent(_middle([share for share, _ in shares]))
+    report.notes.append(
+        f"single hosts: {len(shares)} shares, median {middle}, worst {_percent(shares[0][0])} (seed {shares[0][1]}); "
+        f"{few} below 90 %"
+    )
+    middle = _percent(_middle([share for share, _ in slower]))
+    report.notes.append(
+        f"healthy hosts later: median {middle}, worst seed {slower[-1][1]}; the last one: worst seed {last[-1][1]}"
+    )
     if unfound:
         report.notes.append(
             f"hosts whose limit cannot be told: {len(unfound)} shares, median {_percent(_middle(unfound))}, "

@@ -21,7 +21,17 @@ from unittest import mock
 import headrace as hr
 from headrace.testing import run
 
-__all__ = ["HostSpec", "Played", "Seeded", "Status", "World", "breaks_rate", "of_seed", "play", "set_of_hosts"]
+__all__ = [
+    "HostSpec",
+    "Played",
+    "Seeded",
+    "Status",
+    "World",
+    "breaks_rate",
+    "of_seed",
+    "play",
+    "set_of_hosts",
+]
 
 #: What `hr.Adaptive(1, 16)` allows at most, and how many seconds a host is given to be found out.
 MOST = 16
@@ -217,9 +227,7 @@ class World:
     def _watch(self, host: Host, now: float) -> None:
         state = self.limit._states[host.spec.name]
         if host.running > state.capacity or host.running > MOST:
-            self.violations.append(
-                f"host {host.spec.name} runs {host.running} of {state.capacity} at {now}"
-            )
+            self.violations.append(f"host {host.spec.name} runs {host.running} of {state.capacity} at {now}")
         if state.held_until > now:
             self.violations.append(f"host {host.spec.name} is held until {state.held_until}, called at {now}")
         self.peak = max(self.peak, self.running)
@@ -280,7 +288,7 @@ def play(
     most = min(concurrency, in_all[2] if in_all is not None else concurrency)
     world = World(hosts, seed, limit, most)
     # A run draws its jitter from a generator of its own, which nobody can seed from outside.
-    with mock.patch("headrace.engine.run.Random", lambda: random.Random(seed)):
+    with mock.patch("headrace.engine.run.Random", return_value=random.Random(seed)):
         outcomes = run(
             lambda: hr.map(
                 world.call,
@@ -351,7 +359,7 @@ def breaks_rate(starts: Sequence[float], rate: float, burst: float, what: str = 
 # ------------------------------------------------------------------------------------------- seeded hosts
 
 
-def set_of_hosts(seed: int, count: int = 200, *, sick: float = 0.1, long: float = 0.1) -> list[HostSpec]:
+def set_of_hosts(seed: int, count: int = 200, *, sick: float = 0.1, long: float = 0.05) -> list[HostSpec]:
     """Draw hosts. `sick` is the share of those that are broken, `long` of those that have work for about a minute."""
     return [_draw(random.Random(f"{seed}/{name}"), name, sick, long) for name in range(count)]
 
@@ -403,16 +411,16 @@ class Seeded:
 KINDS = ("plain", "plain", "a rate by host", "limits over all", "few workers")
 
 
-def of_seed(seed: int) -> Seeded:
-    """Play one seed: 200 hosts, one in ten of them sick, under limits that are drawn, too."""
+def of_seed(seed: int, count: int = 200, long: float = 0.05) -> Seeded:
+    """Play one seed: hosts of which one in ten is sick, under limits that are drawn, too."""
     rng = random.Random(seed)
-    hosts = set_of_hosts(seed)
+    hosts = set_of_hosts(seed, count, long=long)
     kind = KINDS[seed % len(KINDS)]
     options: dict[str, Any] = {"concurrency": 1024}
     if kind == "a rate by host":
         options["per_host_rate"] = (rng.randint(3, 20), rng.randint(1, 5))
     elif kind == "limits over all":
-        options["in_all"] = (rng.randint(50, 120), rng.randint(1, 20), rng.randint(48, 128))
+        options["in_all"] = (count * rng.randint(50, 120) // 200, rng.randint(1, 20), rng.randint(48, 128))
     elif kind == "few workers":
         options["concurrency"] = 64
     played = play(hosts, seed, **options)

@@ -65,18 +65,27 @@ def test_only_what_the_other_side_is_to_blame_for_opens_it(signal: Signal, opens
 
 def test_it_takes_the_share_of_the_calls_of_the_window() -> None:
     """Twenty failures among forty-one calls are too few, among forty enough; what is older than the window is forgotten."""
-    circuit = Circuit(Breaker())
-    for _ in range(21):
-        circuit.learn("success", 0.5, 0.5)
-    assert not fail(circuit, 20, 1.0)
-    circuit = Circuit(Breaker())
-    for _ in range(20):
-        circuit.learn("success", 0.5, 0.5)
-    assert fail(circuit, 20, 1.0)
+    for successes, failures, opens in ((21, 19, False), (20, 19, True)):
+        circuit = Circuit(Breaker())
+        fail(circuit, 1, 0.5)  # so that it is not the twenty in a row that open it
+        for _ in range(successes):
+            circuit.learn("success", 0.5, 0.5)
+        assert fail(circuit, failures, 1.0) == opens
     circuit = Circuit(Breaker())
     fail(circuit, 19, 1.0)
     assert not fail(circuit, 19, 40.0)
     assert fail(circuit, 1, 40.0)
+
+
+def test_where_the_latest_calls_all_failed_it_opens_however_many_went_well_before() -> None:
+    """A busy host that goes is not called for half a window more: twenty in a row are enough, one success between is not."""
+    circuit = Circuit(Breaker())
+    for number in range(3000):
+        circuit.learn("success", number / 100, number / 100)
+    assert not fail(circuit, 19, 30.0)
+    circuit.learn("success", 30.0, 30.0)
+    assert not fail(circuit, 19, 30.5)
+    assert fail(circuit, 1, 30.5)
 
 
 def test_it_probes_one_two_four_and_closes() -> None:

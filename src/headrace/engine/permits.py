@@ -15,7 +15,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from headrace.aio.gate import Gate, wake_waiters
@@ -122,10 +122,10 @@ class Permits:
             run.delays.tell(state, "nearly all calls fail", run.bus)
             run.parking.hold_began(state.held_until - now)
 
-    def wait_of_budget(self, delivery: Delivery, retry: Retry, calls: int) -> float:
+    def wait_of_budget(self, delivery: Delivery, retry: Retry, calls: Callable[[], int]) -> float:
         """Give the seconds that a repetition is to wait so that its key's repetitions stay within their share.
 
-        `calls` are those of the stage, which is one key where no limit has any.
+        `calls` counts those of the stage, which is one key where no limit has any.
         """
         if retry.budget is None:
             return 0.0
@@ -139,7 +139,7 @@ class Permits:
                 return state.retries.take(state.ended + 1, now)
         if self._retries is None:
             self._retries = RetryBudget(retry.budget, now)
-        return self._retries.take(calls, now)
+        return self._retries.take(calls(), now)
 
     @staticmethod
     def give_back_late(slot: Slot) -> None:

@@ -393,7 +393,7 @@ class Caller:
             run.parking.hold_began(decision.hold)
         after = decision.after
         if decision.kind == "again" and spec.retry is not None:
-            after = max(after, self.permits.wait_of_budget(delivery, spec.retry, self.attempts))
+            after = max(after, self.permits.wait_of_budget(delivery, spec.retry, lambda: self.attempts))
         self.permits.release(delivery, self.permits.signal_of(delivery, error))
         if decision.kind == "in_doubt":
             run.endings.fail(delivery, spec.name, error, in_doubt=True)

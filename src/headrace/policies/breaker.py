@@ -1,8 +1,8 @@
 """The circuit breaker: where nearly nothing succeeds, calls pause; single ones probe whether that is over.
 
-    closed ── half of the latest calls failed ──► open, 5 s ─► half-open: 1, 2, 4 probes ─► closed
-                                                    ▲                          │
-                                                    └── twice as long ◄── one failed
+    closed ── half of them failed, or the last 20 ──► open, 5 s ─► half-open: 1, 2, 4 probes ─► closed
+                                                         ▲                          │
+                                                         └── twice as long ◄── one failed
 
 Rules:
 1. Open means wait. A call that is not made has not failed, and costs its item no attempt.
@@ -40,9 +40,10 @@ class Breaker:
     """When calls of a key pause because the other side fails: `hr.Limit(by=hr.http.host, breaker=hr.Breaker())`.
 
     Where at least `calls` ended in the last `window` seconds, and `share` of them or more because the other side
-    failed (no connection, no answer in time, 5xx; never 4xx), no call starts for `pause` seconds. Then one does;
-    if it succeeds, two, four, and then all. If one fails the pause is twice as long, `longest` seconds at most.
-    What waits meanwhile is not failed and loses no attempt. Raises PlanError for values that make no sense.
+    failed (no connection, no answer in time, 5xx; never 4xx), no call starts for `pause` seconds; nor where the last
+    `calls` all failed, however many went well before. Then one does; if it succeeds, two, four, and then all. If
+    one fails the pause is twice as long, `longest` seconds at most. What waits meanwhile is not failed and loses no
+    attempt. Raises PlanError for values that make no sense.
     """
 
     share: float = 0.5
@@ -79,8 +80,8 @@ class Circuit:
     """The breaker of one key. It lets `admits` calls run at once, and none before `open_until`."""
 
     __slots__ = (
-        "_bad", "_changed_at", "_closed_at", "_good", "_opened", "_part", "_passed", "_since", "_stage", "admits",
-        "breaker", "failing_since", "open_until",
+        "_bad", "_changed_at", "_closed_at", "_good", "_in_a_row", "_opened", "_part", "_passed", "_since", "_stage",
+        "admits", "breaker", "failing_since", "open_until",
     )  # fmt: skip
 
     def __init__(self, breaker: Breaker) -> None:
@@ -95,6 +96,7 @@ class Circuit:
         self._closed_at = -math.inf
         self._good = [0] * PARTS
         self._bad = [0] * PARTS
+        self._in_a_row = 0  # the latest calls, all of which failed
         self._part = 0
         self._since = -math.inf
 
@@ -121,10 +123,15 @@ class Circuit:
         self._turn(now)
         (self._bad if failed else self._good)[self._part] += 1
         if not failed:
+            self._in_a_row = 0
             return False
+        self._in_a_row += 1
         bad = sum(self._bad)
         total = bad + sum(self._good)
-        if total < self.breaker.calls or bad < self.breaker.share * total:
+        # What went well half a minute ago keeps the share low for long, on a host that was busy and has gone.
+        if self._in_a_row < self.breaker.calls and (
+            total < self.breaker.calls or bad < self.breaker.share * total
+        ):
             return False
         self._open(now, rng)
         return True
@@ -144,6 +151,8 @@ class Circuit:
         if passed < length:
             return
         steps = PARTS if not passed < self.breaker.window else int(passed / length)
+        if steps == PARTS:
+            self._in_a_row = 0
         for _ in range(steps):
             self._part = (self._part + 1) % PARTS
             self._good[self._part] = self._bad[self._part] = 0
@@ -159,7 +168,7 @@ class Circuit:
         self._opened += 1
         self.open_until = now + pause * (1.0 + SPREAD * (rng.random() if rng is not None else 0.0))
         self._changed_at = self.open_until
-        self._stage = self._passed = 0
+        self._stage = self._passed = self._in_a_row = 0
         self.admits = PROBES[0]
 
     def _pass(self, now: float) -> None:
