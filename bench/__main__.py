@@ -19,6 +19,10 @@ BENCHES = {
         "bench.map",
         "a bounded concurrent map against streamable, aiometer, aiostream, pypeln and hand-written forms",
     ),
+    "keyed": (
+        "bench.keyed",
+        "what limits by key cost an item with 1, 100 and 100 000 keys, and what the keys hold",
+    ),
     "threads": (
         "bench.lanes_threads",
         "plain functions in 32 threads against to_thread, run_in_executor, ThreadPoolExecutor and bare threads",
