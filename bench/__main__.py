@@ -40,6 +40,10 @@ BENCHES = {
         "bench.lanes",
         "small calls to processes, against ProcessPoolExecutor, multiprocessing.Pool, joblib, mpire",
     ),
+    "manners": (
+        "bench.manners",
+        "a server that limits its clients, one host that hangs: against a fixed limit and aiohttp by hand",
+    ),
     "lag": ("bench.lag", "how late the loop is while CPU work goes on in processes, in threads, on the loop"),
     "memory": ("bench.memory", "peak memory as the input grows"),
     "imports": ("bench.imports", "time of «import headrace» and «headrace --help»"),
