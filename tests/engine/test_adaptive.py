@@ -215,15 +215,16 @@ def test_cancelled_calls_teach_nothing() -> None:
 def test_a_hanging_thread_teaches_once_and_keeps_its_permit(loop_kind: str) -> None:
     """A thread call that is given up lowers the level at its time limit; its permit comes back when it returns."""
     limit = hr.Limit(concurrency=hr.Adaptive(1, 4))
-    let_go = threading.Event()
+    hangs, let_go = threading.Event(), threading.Event()
 
     def call(number: int) -> None:
         if number == 30:
+            hangs.set()
             let_go.wait(20)
 
     async def main() -> None:
         async with hr.Flow(range(31)).map(call, concurrency=4, limits=[limit], timeout=0.2).start() as job:
-            while limit.statistics().level != 2:
+            while not hangs.is_set() or limit.statistics().level != 2:
                 await asyncio.sleep(0.01)
             assert limit.statistics().running == 1
             let_go.set()

@@ -31,6 +31,8 @@ from headrace.policies.limits import Claim, KeyState, Limit
 
 __all__ = ["Dispatch", "KeyQueue", "KeyedDispatch"]
 
+#: So many empty queues are kept for keys to come.
+UNUSED = 64
 Refuse = Callable[[Delivery, HeadraceError], None]
 
 
@@ -204,7 +206,7 @@ class KeyQueue:
 class KeyedDispatch(Dispatch):
     """The queues of a stage with limits, one for each combination of keys."""
 
-    __slots__ = ("_limits", "_queued", "_queues", "_ready_queues", "_refuse", "_timed")
+    __slots__ = ("_limits", "_queued", "_queues", "_ready_queues", "_refuse", "_timed", "_unused")
 
     def __init__(
         self,
@@ -221,6 +223,7 @@ class KeyedDispatch(Dispatch):
         self._ready_queues: deque[KeyQueue] = deque()
         self._timed: DueHeap[KeyQueue] = DueHeap(loop, self.queue_ready)
         self._queued = 0
+        self._unused: list[KeyQueue] = []
 
     def __len__(self) -> int:
         return self._queued
@@ -238,6 +241,17 @@ class KeyedDispatch(Dispatch):
 
     def accept(self, delivery: Delivery) -> None:
         """Queue a delivery by the keys of its limits; one whose key or cost cannot be had is refused."""
+        self._queue(delivery)
+        if self._ready_queues and (self._idle or self._spare):
+            self._wake_one()
+
+    def accept_all(self, deliveries: Sequence[Delivery]) -> None:
+        """Queue several."""
+        for delivery in deliveries:
+            self._queue(delivery)
+        self.wake_more()
+
+    def _queue(self, delivery: Delivery) -> None:
         try:
             claims = admission.claim(self._limits, delivery.value)
         except HeadraceError as error:
@@ -246,21 +260,19 @@ class KeyedDispatch(Dispatch):
         delivery.claims = claims
         key = claims[0].state if len(claims) == 1 else tuple([claim.state for claim in claims])
         queue = self._queues.get(key)
-        if queue is None:
-            queue = self._queues[key] = KeyQueue(self, key)
-            queue.items.append(delivery)
-            self._queued += 1
-            self.queue_ready(queue)
-            return
-        queue.items.append(delivery)
         self._queued += 1
-        if queue.is_ready and (self._idle or self._spare):
-            self._wake_one()
-
-    def accept_all(self, deliveries: Sequence[Delivery]) -> None:
-        """Queue several."""
-        for delivery in deliveries:
-            self.accept(delivery)
+        if queue is not None:
+            queue.items.append(delivery)
+            return
+        if self._unused:  # keys come and go all the time: what is empty serves the next one
+            queue = self._unused.pop()
+            queue.key = key
+        else:
+            queue = KeyQueue(self, key)
+        self._queues[key] = queue
+        queue.items.append(delivery)
+        queue.is_ready = True
+        self._ready_queues.append(queue)
 
     def put_back(self, deliveries: Sequence[Delivery]) -> None:
         """Queue some again; their keys have a line of their own, and they go to its end."""
@@ -284,8 +296,8 @@ class KeyedDispatch(Dispatch):
                 self._queued -= 1
                 admission.drop(items.popleft().claims)
             if not items:
-                self._forget(queue)
                 queue.pass_on()
+                self._forget(queue)
                 continue
             claims = items[0].claims
             wait = admission.admit(claims, now)
@@ -318,6 +330,9 @@ class KeyedDispatch(Dispatch):
 
     def _forget(self, queue: KeyQueue) -> None:
         del self._queues[queue.key]
+        queue.key = None
+        if len(self._unused) < UNUSED:
+            self._unused.append(queue)
 
     def drain(self) -> list[Delivery]:
         """Take out all that is queued, and give up its claims."""

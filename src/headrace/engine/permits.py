@@ -38,13 +38,14 @@ class Permits:
         self._spending = spending
         self._gate = Gate()
         self._learns = any(limit.learns for limit in limits)
+        self._corrects = any(limit.actual is not None for limit in limits)
         self._retries: RetryBudget | None = None  # of the stage, where no limit has keys
 
     def settle(self, delivery: Delivery, value: Any) -> None:
         """Correct what a call cost by its result, and give its permits back."""
         if self._spending is not None:
             self._spending.settle(delivery, value)
-        if delivery.claims:
+        if self._corrects and delivery.claims:
             admission.refund(delivery.claims, value)
         self.release(delivery, "success")
 

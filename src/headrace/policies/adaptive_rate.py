@@ -16,6 +16,7 @@ Rules:
 from __future__ import annotations
 
 import math
+from array import array
 from typing import Final
 
 __all__ = ["AdaptiveRate"]
@@ -25,6 +26,8 @@ BELOW: Final = 0.97
 #: Answers are counted in parts of so many seconds, over so many of them: one second in all.
 PART: Final = 0.05
 PARTS: Final = 20
+#: Nothing counted. An array, since the collector of cycles looks at each list of each of very many keys.
+NONE: Final = array("q", [0] * PARTS)
 #: A wait of more seconds is taken at its word: what was counted is the limit of the whole time. Shorter ones are rounded up.
 LONG: Final = 3.0
 #: Seconds without a wait after which the rate was nearly right; and so many of the waits that it asked for.
@@ -83,7 +86,7 @@ class AdaptiveRate:
         self._first_at = math.inf  # when the first answer came
         self._answered_at = -math.inf
         self._counted = 0  # the answers since it last asked
-        self._answers = [0] * PARTS
+        self._answers = NONE
         self._part = 0
         self._part_at = -math.inf
 
@@ -188,7 +191,7 @@ class AdaptiveRate:
     def _turn(self, now: float) -> None:
         """Let what is older than a second fall away."""
         if now - self._part_at >= PART * PARTS:
-            self._answers = [0] * PARTS
+            self._answers = NONE[:]
             self._part_at = now
             return
         while now - self._part_at >= PART:
