@@ -66,6 +66,11 @@ class Connection(asyncio.Protocol):
         """Take the connection."""
         self.transport = transport
 
+    def answer(self) -> None:
+        """Answer, if there is still somebody to answer to."""
+        if not self.transport.is_closing():
+            self.transport.write(TAKEN)
+
     def data_received(self, data: bytes) -> None:
         """Answer each request that is whole."""
         self.head += data
@@ -77,7 +82,7 @@ class Connection(asyncio.Protocol):
             elif self.host.hangs:
                 return
             elif self.host.ask(self.loop.time()):
-                self.loop.call_later(self.host.latency, self.transport.write, TAKEN)
+                self.loop.call_later(self.host.latency, self.answer)
             else:
                 self.transport.write(REFUSED)
 

@@ -31,18 +31,20 @@ NONE: Final = array("q", [0] * PARTS)
 #: A wait of more seconds is taken at its word: what was counted is the limit of the whole time. Shorter ones are rounded up.
 LONG: Final = 3.0
 #: Seconds without a wait after which the rate was nearly right; and so many of the waits that it asked for.
-CALM: Final = 5.0
+CALM: Final = 4.0
 CALM_WAITS: Final = 2.0
 #: Where it asks again before that, the ceiling falls to this share of the rate at least.
 SOON: Final = 0.9
+#: What was taken in a second or less may be the limits of two windows that were used in part: of so many whole ones.
+WINDOWS: Final = 1.6
 #: What lies further apart, in seconds, has nothing to do with each other.
 RELATED: Final = 600.0
 #: The ceiling is tried after so many seconds (or of the waits) and calls; each try that fails doubles them, up to 32 times.
-PATIENCE: Final = 12.0
+PATIENCE: Final = 20.0
 PATIENCE_CALLS: Final = 60.0
 MOST_PATIENCE: Final = 32.0
 #: The first try comes so much earlier where the ceiling is that of a second or less.
-UNSURE: Final = 0.3
+UNSURE: Final = 0.15
 #: The try is so much above the ceiling, and lasts so many seconds, ten calls and a wait before the rate may grow.
 TRY: Final = 1.02
 TRIED: Final = 2.0
@@ -167,7 +169,8 @@ class AdaptiveRate:
         if (
             not self._was_soon
         ):  # the second time it is far too much, and may have been two windows that took it
-            return math.sqrt(least * self._counted / since)
+            surely = max(self._counted / since, least * min(1.0, max(1.0, free) / WINDOWS))
+            return math.sqrt(least * surely)
         return min(least, SOON * self.rate)
 
     def _go_on(self, now: float) -> None:
