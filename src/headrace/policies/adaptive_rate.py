@@ -69,8 +69,8 @@ class AdaptiveRate:
     """The rate of one key. `rate` is in starts a second, inf as long as the other side never asked for less."""
 
     __slots__ = (
-        "_answered_at", "_answers", "_asked_at", "_ceiling", "_counted", "_first_at", "_growth", "_is_first", "_part",
-        "_part_at", "_patience", "_ready", "_resumes_at", "_scale", "_tried_at", "_was_soon", "rate",
+        "_answered_at", "_answers", "_asked_at", "_ceiling", "_counted", "_first_at", "_growth", "_is_first", "_new",
+        "_part", "_part_at", "_patience", "_ready", "_resumes_at", "_scale", "_tried_at", "_was_soon", "rate",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -89,6 +89,7 @@ class AdaptiveRate:
         self._answered_at = -math.inf
         self._counted = 0  # the answers since it last asked
         self._answers = NONE
+        self._new = 0  # the answers of this part, not yet among them
         self._part = 0
         self._part_at = -math.inf
 
@@ -113,7 +114,7 @@ class AdaptiveRate:
         """Take in that a call was answered that began at `began`; the rate may grow by it."""
         if now - self._part_at >= PART:
             self._turn(now)
-        self._answers[self._part] += 1
+        self._new += 1
         self._counted += 1
         if self.rate == math.inf:
             self._first_at = min(self._first_at, now)
@@ -144,7 +145,7 @@ class AdaptiveRate:
     def _taken_at_first(self, now: float, wait: float) -> float:
         if wait > LONG:
             return max(1, self._counted) / (wait + max(0.0, now - self._first_at))
-        return float(max(1, sum(self._answers)))
+        return float(max(1, self._last_second()))
 
     def _taken(self, now: float) -> float:
         """Give how much a second it took since it last asked, as far as that can be told."""
@@ -157,7 +158,7 @@ class AdaptiveRate:
             return self._ceiling
         if self._growth:
             before = self.rate / (1.0 + self._growth / 2.0)
-            return max(min(before, max(FEW, sum(self._answers))), min(before, self._ceiling))
+            return max(min(before, max(FEW, self._last_second())), min(before, self._ceiling))
         if since - free > LONG and since < RELATED:
             return min(self._counted / since, self.rate)
         if free >= max(CALM, CALM_WAITS * self._scale):
@@ -173,10 +174,13 @@ class AdaptiveRate:
             return math.sqrt(least * surely)
         return min(least, SOON * self.rate)
 
+    def _last_second(self) -> int:
+        return sum(self._answers) + self._new
+
     def _go_on(self, now: float) -> None:
         """Try the ceiling, or let the rate grow, where it is time and the rate is used."""
         passed = max(0.0, now - self._answered_at)
-        if passed > 2.0 / self.rate and sum(self._answers) < USED * self.rate:
+        if passed > 2.0 / self.rate and self._last_second() < USED * self.rate:
             return
         if self._tried_at < math.inf:
             if now - self._tried_at >= max(TRIED, 10.0 / self.rate, self._scale):
@@ -194,12 +198,18 @@ class AdaptiveRate:
     def _turn(self, now: float) -> None:
         """Let what is older than a second fall away."""
         if now - self._part_at >= PART * PARTS:
-            self._answers = NONE[:]
+            self._answers, self._new = NONE, 0
             self._part_at = now
             return
+        if self._new and now - self._part_at >= PART:
+            if self._answers is NONE:
+                self._answers = NONE[:]
+            self._answers[self._part] += self._new
+            self._new = 0
         while now - self._part_at >= PART:
             self._part = (self._part + 1) % PARTS
-            self._answers[self._part] = 0
+            if self._answers is not NONE:
+                self._answers[self._part] = 0
             self._part_at += PART
 
     def shift(self, seconds: float) -> None:

@@ -81,7 +81,7 @@ class Circuit:
     """The breaker of one key. It lets `admits` calls run at once, and none before `open_until`."""
 
     __slots__ = (
-        "_bad", "_changed_at", "_closed_at", "_good", "_opened", "_part", "_passed", "_since", "_stage", "admits",
+        "_bad", "_changed_at", "_closed_at", "_good", "_new", "_opened", "_part", "_passed", "_since", "_stage", "admits",
         "breaker", "failing_since", "open_until",
     )  # fmt: skip
 
@@ -96,6 +96,7 @@ class Circuit:
         self._changed_at = -math.inf  # what began before says nothing
         self._closed_at = -math.inf
         self._good = self._bad = NONE
+        self._new = 0  # successes of this part, not yet in the list
         self._part = 0
         self._since = -math.inf
 
@@ -126,13 +127,13 @@ class Circuit:
         if now - self._since >= self.breaker.window / PARTS:
             self._turn(now)
         if not failed:
-            self._good[self._part] += 1
+            self._new += 1
             return False
         if self._bad is NONE:
             self._bad = [0] * PARTS
         self._bad[self._part] += 1
         bad = sum(self._bad)
-        total = bad + sum(self._good)
+        total = bad + sum(self._good) + self._new
         if total < self.breaker.calls or bad < self.breaker.share * total:
             return False
         self._open(now, rng)
@@ -151,13 +152,20 @@ class Circuit:
         length = self.breaker.window / PARTS
         passed = now - self._since
         if not passed < self.breaker.window:
-            self._good, self._bad = [0] * PARTS, NONE
+            self._good = self._bad = NONE
+            self._new = 0
             self._since = now
             return
+        if self._new:
+            if self._good is NONE:
+                self._good = [0] * PARTS
+            self._good[self._part] += self._new
+            self._new = 0
         steps = int(passed / length)
         for _ in range(steps):
             self._part = (self._part + 1) % PARTS
-            self._good[self._part] = 0
+            if self._good is not NONE:
+                self._good[self._part] = 0
             if self._bad is not NONE:
                 self._bad[self._part] = 0
         self._since += steps * length

@@ -138,7 +138,7 @@ class KeyState:
         if self._has_begun:
             return
         self._has_begun = True
-        limit, first = self.limit, self._first
+        limit, first, self._first = self.limit, self._first, None
         if isinstance(limit.concurrency, Adaptive):
             self._level = Aimd(limit.concurrency)
             self._found_rate = AdaptiveRate()
