@@ -37,6 +37,8 @@ CALM_WAITS: Final = 2.0
 SOON: Final = 0.9
 #: What was taken in a second or less may be the limits of two windows that were used in part: of so many whole ones.
 WINDOWS: Final = 1.6
+#: A ceiling above this share of the rate that was refused is nearly right, and need not be tried early.
+SURE: Final = 0.85
 #: What lies further apart, in seconds, has nothing to do with each other.
 RELATED: Final = 600.0
 #: The ceiling is tried after so many seconds (or of the waits) and calls; each try that fails doubles them, up to 32 times.
@@ -164,15 +166,19 @@ class AdaptiveRate:
         if free >= max(CALM, CALM_WAITS * self._scale):
             self._was_soon = False
             return self.rate
-        self._patience = UNSURE
+        ceiling = self._taken_soon(since, free)
+        self._patience = 1.0 if ceiling > SURE * self.rate else UNSURE
+        return ceiling
+
+    def _taken_soon(self, since: float, free: float) -> float:
+        """Give the same where there was no calm before it asked again."""
         least = self._counted / max(1.0, free)
         self._was_soon = not self._was_soon
-        if (
-            not self._was_soon
-        ):  # the second time it is far too much, and may have been two windows that took it
-            surely = max(self._counted / since, least * min(1.0, max(1.0, free) / WINDOWS))
-            return math.sqrt(least * surely)
-        return min(least, SOON * self.rate)
+        if self._was_soon:
+            return min(least, SOON * self.rate)
+        # The second time it is far too much, and may have been two windows that took it.
+        surely = max(self._counted / since, least * min(1.0, max(1.0, free) / WINDOWS))
+        return math.sqrt(least * surely)
 
     def _last_second(self) -> int:
         return sum(self._answers) + self._new
