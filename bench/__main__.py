@@ -19,6 +19,10 @@ BENCHES = {
         "bench.map",
         "a bounded concurrent map against streamable, aiometer, aiostream, pypeln and hand-written forms",
     ),
+    "keyed": (
+        "bench.keyed",
+        "what limits by key cost an item with 1, 100 and 100 000 keys, and what the keys hold",
+    ),
     "threads": (
         "bench.lanes_threads",
         "plain functions in 32 threads against to_thread, run_in_executor, ThreadPoolExecutor and bare threads",
@@ -35,6 +39,10 @@ BENCHES = {
     "lanes": (
         "bench.lanes",
         "small calls to processes, against ProcessPoolExecutor, multiprocessing.Pool, joblib, mpire",
+    ),
+    "manners": (
+        "bench.manners",
+        "a server that limits its clients, one host that hangs: against a fixed limit and aiohttp by hand",
     ),
     "lag": ("bench.lag", "how late the loop is while CPU work goes on in processes, in threads, on the loop"),
     "load": ("bench.load", "load control against 200 simulated hosts, seed by seed; --long plays 1000"),

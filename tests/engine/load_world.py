@@ -325,8 +325,11 @@ def _accounts(
     world: World, outcomes: hr.Outcomes[Any, Any], items: Sequence[Item], attempts: int
 ) -> Iterable[str]:
     report = outcomes.report
-    if not report.balanced or report.taken != len(items) or report.parked or report.returned:
+    if not report.balanced or report.taken != len(items) or report.returned:
         yield f"of {len(items)} items: {report.line()}"
+    for name in {each.item[0] for each in outcomes.unfinished}:
+        if world.hosts[name].spec.is_healthy:
+            yield f"items of the healthy host {name} were parked"
     if [each.item for each in outcomes] != list(items):
         yield "the outcomes are not one for each item"
     if (len(outcomes.done), len(outcomes.failed)) != (report.done, report.failed):

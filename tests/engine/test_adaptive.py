@@ -216,10 +216,11 @@ def test_a_hanging_thread_teaches_once_and_keeps_its_permit(loop_kind: str) -> N
     """A thread call that is given up lowers the level at its time limit; its permit comes back when it returns."""
     limit = hr.Limit(concurrency=hr.Adaptive(1, 4))
     lowered: list[int | None] = []
-    let_go = threading.Event()
+    hangs, let_go = threading.Event(), threading.Event()
 
     def call(number: int) -> None:
         if number == 30:
+            hangs.set()
             let_go.wait(20)
 
     async def main() -> None:

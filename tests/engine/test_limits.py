@@ -178,3 +178,24 @@ def test_a_paused_stage_with_work_at_hand_sleeps(limits: list[hr.Limit]) -> None
             return (await job.wait()).done
 
     assert run(main) == 100
+
+
+def test_keys_that_come_and_go_keep_their_limits() -> None:
+    """Thousands of keys, of which some return: none runs twice at once, and no item is lost."""
+    running: Counter[int] = Counter()
+    most: Counter[int] = Counter()
+
+    async def call(number: int) -> int:
+        key = number % 3000
+        running[key] += 1
+        most[key] = max(most[key], running[key])
+        await asyncio.sleep(random.Random(number).random() if number % 7 else 0)
+        running[key] -= 1
+        return number
+
+    limit = hr.Limit(by=lambda number: number % 3000, concurrency=1)
+    order = [*range(9000), *[key + 3000 * turn for key in range(50) for turn in range(3, 9)]]
+    got = run(lambda: hr.map(call, order, concurrency=200, limits=[limit]))
+    assert sorted(got.values) == sorted(order)
+    assert set(most.values()) == {1}
+    assert limit.statistics().running == limit.statistics().waiting == 0

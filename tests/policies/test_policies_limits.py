@@ -10,6 +10,7 @@ import pytest
 
 from headrace.errors import Disposition, EngineError, PlanError, Skip
 from headrace.policies import limits
+from headrace.policies.adaptive import Adaptive, Aimd
 from headrace.policies.breaker import Breaker
 from headrace.policies.limits import (
     Limit,
@@ -23,6 +24,7 @@ from headrace.policies.limits import (
     refund,
     release,
 )
+from headrace.policies.signals import Signal
 
 
 def host(value: Any) -> str:
@@ -407,6 +409,48 @@ def test_a_key_in_use_is_not_forgotten(kind: str) -> None:
     assert fresh[0].state is state
 
 
+def test_of_very_many_keys_those_that_refuse_nothing_are_forgotten_soon() -> None:
+    """Past 10 000 keys a level that was never lowered is kept for a second; one that was, and a failure, for longer."""
+    limit = Limit(concurrency=Adaptive(1, 16), breaker=Breaker(), by=host)
+
+    def call(key: str, signal: Signal, now: float) -> None:
+        claims = claim([limit], f"{key}/")
+        assert admit(claims, now) == 0.0
+        limits.learn(claims, signal, now)
+        release(claims)
+
+    for number in range(2):
+        call("lowered", "success", 100.0 + number)
+    call("lowered", "overload", 102.0)
+    call("often", "success", 102.0)
+    call("often", "success", 102.1)
+    for number in range(30_000):
+        call(f"{number}", "success", 102.2 + number * 0.0002)
+    kept = {each.key for each in limit.busiest(100_000)}
+    assert "lowered" in kept
+    assert "often" not in kept
+    assert len(kept) < 16_000
+
+
+@pytest.mark.parametrize("inflight", [1, 3])
+@pytest.mark.parametrize("bounds", [(1, 1), (1, 16), (2, 4), (7, 9)])
+def test_the_first_success_counts_although_what_learns_is_made_later(
+    bounds: tuple[int, int], inflight: int
+) -> None:
+    """The level after it is the one that it will be when more ends; breaker and rate know of it too."""
+    limit = Limit(concurrency=Adaptive(*bounds), breaker=Breaker(calls=2), by=host)
+    state = claim([limit], "a/")[0].state
+    state.inflight = inflight
+    assert not state.learn("success", 1.0, 1.5)
+    capacity = state.capacity
+    expected = Aimd(Adaptive(*bounds))
+    expected.learn("success", 1.0, 1.5, inflight)
+    assert capacity == expected.admits
+    assert state.adaptive is not None
+    assert state.adaptive.admits == capacity
+    assert state.learn("lost", 1.0, 2.0)  # half of two
+
+
 def test_forgetting_takes_constant_work_for_each_key() -> None:
     """The number of looks at states grows with the number of keys, however many of them are in use."""
     looks = 0
@@ -414,10 +458,10 @@ def test_forgetting_takes_constant_work_for_each_key() -> None:
     class Counting(limits.KeyState):
         __slots__ = ()
 
-        def is_idle(self, now: float) -> bool:
+        def is_idle(self, now: float, crowded: bool = False) -> bool:
             nonlocal looks
             looks += 1
-            return super().is_idle(now)
+            return super().is_idle(now, crowded)
 
     original = limits.KeyState
     limits.KeyState = Counting  # type: ignore[misc]

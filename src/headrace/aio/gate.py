@@ -31,10 +31,13 @@ BRIEF = 1.0
 def wake_waiters(states: Sequence[KeyState]) -> None:
     """Let those try again who wait for a permit that came free: as many as there are free permits."""
     for state in states:
+        line = state.line
+        if not line:
+            continue
         free = state.free
-        while state.waiters and free > 0:
+        while line and free > 0:
             free -= 1
-            state.waiters.popleft().permit_freed(state)
+            line.popleft().permit_freed(state)
 
 
 #: The shortest wait for a rate, in seconds. Timers may fire that early, and a remainder of less would be waited for again

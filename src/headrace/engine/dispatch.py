@@ -33,6 +33,8 @@ from headrace.policies.limits import Claim, KeyState, Limit
 
 __all__ = ["Dispatch", "KeyQueue", "KeyedDispatch"]
 
+#: So many empty queues are kept for keys to come.
+UNUSED = 64
 Refuse = Callable[[Delivery, HeadraceError], None]
 Park = Callable[[Sequence[Delivery], KeyState], None]
 MayPark = Callable[[Delivery, float], bool]
@@ -216,6 +218,7 @@ class KeyedDispatch(Dispatch):
 
     __slots__ = (
         "_limits", "_lines", "_longest", "_may_park", "_park", "_queued", "_queues", "_ready_queues", "_refuse", "_timed",
+        "_unused",
     )  # fmt: skip
 
     def __init__(
@@ -242,6 +245,7 @@ class KeyedDispatch(Dispatch):
             KeyState, deque[KeyQueue]
         ] = {}  # those who wait for a rate or hold that others wait for
         self._queued = 0
+        self._unused: list[KeyQueue] = []
 
     def __len__(self) -> int:
         return self._queued
@@ -259,6 +263,17 @@ class KeyedDispatch(Dispatch):
 
     def accept(self, delivery: Delivery) -> None:
         """Queue a delivery by the keys of its limits; one whose key or cost cannot be had is refused."""
+        self._queue(delivery)
+        if self._ready_queues and (self._idle or self._spare):
+            self._wake_one()
+
+    def accept_all(self, deliveries: Sequence[Delivery]) -> None:
+        """Queue several."""
+        for delivery in deliveries:
+            self._queue(delivery)
+        self.wake_more()
+
+    def _queue(self, delivery: Delivery) -> None:
         try:
             claims = admission.claim(self._limits, delivery.value)
         except HeadraceError as error:
@@ -267,21 +282,19 @@ class KeyedDispatch(Dispatch):
         delivery.claims = claims
         key = claims[0].state if len(claims) == 1 else tuple([claim.state for claim in claims])
         queue = self._queues.get(key)
-        if queue is None:
-            queue = self._queues[key] = KeyQueue(self, key)
-            queue.items.append(delivery)
-            self._queued += 1
-            self.queue_ready(queue)
-            return
-        queue.items.append(delivery)
         self._queued += 1
-        if queue.is_ready and (self._idle or self._spare):
-            self._wake_one()
-
-    def accept_all(self, deliveries: Sequence[Delivery]) -> None:
-        """Queue several."""
-        for delivery in deliveries:
-            self.accept(delivery)
+        if queue is not None:
+            queue.items.append(delivery)
+            return
+        if self._unused:  # keys come and go all the time: what is empty serves the next one
+            queue = self._unused.pop()
+            queue.key = key
+        else:
+            queue = KeyQueue(self, key)
+        self._queues[key] = queue
+        queue.items.append(delivery)
+        queue.is_ready = True
+        self._ready_queues.append(queue)
 
     def put_back(self, deliveries: Sequence[Delivery]) -> None:
         """Queue some again; their keys have a line of their own, and they go to its end."""
@@ -306,8 +319,9 @@ class KeyedDispatch(Dispatch):
                 admission.drop(items.popleft().claims)
             if not items:
                 self._leave_line(queue)
-                self._forget(queue)
                 queue.pass_on()
+                if self._queues.get(queue.key) is queue:  # else it was let go before, and its timer came now
+                    self._forget(queue)
                 continue
             if self._lines and queue.line is None:
                 if self._park is not None and self._park_queue(queue, now) and not items:
@@ -396,6 +410,13 @@ class KeyedDispatch(Dispatch):
             del self._lines[state]
 
     def _forget(self, queue: KeyQueue) -> None:
+        """Let a queue go that waits nowhere."""
+        self._let_go(queue)
+        if len(self._unused) < UNUSED:
+            queue.key = None
+            self._unused.append(queue)
+
+    def _let_go(self, queue: KeyQueue) -> None:
         if self._queues.get(queue.key) is queue:
             del self._queues[queue.key]
 
@@ -407,7 +428,7 @@ class KeyedDispatch(Dispatch):
             if self._park_queue(queue, now) and not queue.items and not queue.is_ready:
                 # It may wait at a permit for long: what comes later is to be looked at in a queue of its own.
                 self._leave_line(queue)
-                self._forget(queue)
+                self._let_go(queue)
                 if queue.waiting_at is not None:
                     queue.waiting_at.waiters.remove(queue)
                     queue.waiting_at = None

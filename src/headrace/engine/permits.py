@@ -56,13 +56,14 @@ class Permits:
         self.limits = tuple(limits)
         self._learns = any(limit.learns for limit in limits)
         self._strain = Strain(run.loop) if any(limit.is_adaptive for limit in limits) else None
+        self._corrects = any(limit.actual is not None for limit in limits)
         self._retries: RetryBudget | None = None  # of the stage, where no limit has keys
 
     def settle(self, delivery: Delivery, value: Any) -> None:
         """Correct what a call cost by its result, and give its permits back."""
         if self._spending is not None:
             self._spending.settle(delivery, value)
-        if delivery.claims:
+        if self._corrects and delivery.claims:
             admission.refund(delivery.claims, value)
         self.release(delivery, "success")
 

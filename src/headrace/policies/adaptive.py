@@ -52,6 +52,8 @@ WINDOW: Final = 30.0
 AGEING: Final = math.log(1.1)
 #: A key that no call has ended on for so many seconds may begin anew.
 KEPT: Final = 10.0
+#: The same where there are very many keys and this one was never refused anything.
+KEPT_IN_CROWD: Final = 1.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
@@ -129,9 +131,10 @@ class Aimd:
         """Whether calls take so much longer than at best that the level does not grow."""
         return self._recent - self._best > TOO_SLOW
 
-    def is_idle(self, now: float) -> bool:
+    def is_idle(self, now: float, crowded: bool = False) -> bool:
         """Say whether no call has ended here lately, so that this may begin anew."""
-        return not 0.0 <= now - self._at < KEPT
+        kept = KEPT_IN_CROWD if crowded and self._starting else KEPT
+        return not 0.0 <= now - self._at < kept
 
     def learn(
         self, signal: Signal, began: float, now: float, inflight: int, *, may_grow: bool = True

@@ -16,6 +16,7 @@ Rules:
 from __future__ import annotations
 
 import math
+from array import array
 from typing import Final
 
 __all__ = ["AdaptiveRate"]
@@ -25,23 +26,29 @@ BELOW: Final = 0.97
 #: Answers are counted in parts of so many seconds, over so many of them: one second in all.
 PART: Final = 0.05
 PARTS: Final = 20
+#: Nothing counted. An array, since the collector of cycles looks at each list of each of very many keys.
+NONE: Final = array("q", [0] * PARTS)
 #: A wait of more seconds is taken at its word: what was counted is the limit of the whole time. Shorter ones are rounded up.
 LONG: Final = 3.0
 #: Seconds without a wait after which the rate was nearly right; and so many of the waits that it asked for.
-CALM: Final = 5.0
+CALM: Final = 4.0
 CALM_WAITS: Final = 2.0
 #: Where it asks again before that, the ceiling falls to this share of the rate at least.
 SOON: Final = 0.9
 #: Where it took nothing at all since it last asked, which says little of how much it takes, to this one.
 NOTHING: Final = 0.5
+#: What was taken in a second or less may be the limits of two windows that were used in part: of so many whole ones.
+WINDOWS: Final = 1.6
+#: A ceiling above this share of the rate that was refused is nearly right, and need not be tried early.
+SURE: Final = 0.85
 #: What lies further apart, in seconds, has nothing to do with each other.
 RELATED: Final = 600.0
 #: The ceiling is tried after so many seconds (or of the waits) and calls; each try that fails doubles them, up to 32 times.
-PATIENCE: Final = 12.0
+PATIENCE: Final = 20.0
 PATIENCE_CALLS: Final = 60.0
 MOST_PATIENCE: Final = 32.0
 #: The first try comes so much earlier where the ceiling is that of a second or less.
-UNSURE: Final = 0.3
+UNSURE: Final = 0.15
 #: The try is so much above the ceiling, and lasts so many seconds, ten calls and a wait before the rate may grow.
 TRY: Final = 1.02
 TRIED: Final = 2.0
@@ -66,8 +73,8 @@ class AdaptiveRate:
     """The rate of one key. `rate` is in starts a second, inf as long as the other side never asked for less."""
 
     __slots__ = (
-        "_answered_at", "_answers", "_asked_at", "_ceiling", "_counted", "_first_at", "_growth", "_is_first", "_part",
-        "_part_at", "_patience", "_ready", "_resumes_at", "_scale", "_tried_at", "_was_soon", "rate",
+        "_answered_at", "_answers", "_asked_at", "_ceiling", "_counted", "_first_at", "_growth", "_is_first", "_new",
+        "_part", "_part_at", "_patience", "_ready", "_resumes_at", "_scale", "_tried_at", "_was_soon", "rate",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -85,7 +92,8 @@ class AdaptiveRate:
         self._first_at = math.inf  # when the first answer came
         self._answered_at = -math.inf
         self._counted = 0  # the answers since it last asked
-        self._answers = [0] * PARTS
+        self._answers = NONE
+        self._new = 0  # the answers of this part, not yet among them
         self._part = 0
         self._part_at = -math.inf
 
@@ -110,7 +118,7 @@ class AdaptiveRate:
         """Take in that a call was answered that began at `began`; the rate may grow by it."""
         if now - self._part_at >= PART:
             self._turn(now)
-        self._answers[self._part] += 1
+        self._new += 1
         self._counted += 1
         if self.rate == math.inf:
             self._first_at = min(self._first_at, now)
@@ -141,7 +149,7 @@ class AdaptiveRate:
     def _taken_at_first(self, now: float, wait: float) -> float:
         if wait > LONG:
             return max(1, self._counted) / (wait + max(0.0, now - self._first_at))
-        return float(max(1, sum(self._answers)))
+        return float(max(1, self._last_second()))
 
     def _taken(self, now: float) -> float:
         """Give how much a second it took since it last asked, as far as that can be told."""
@@ -158,27 +166,36 @@ class AdaptiveRate:
             before = self.rate / (1.0 + self._growth / 2.0)
             if was_right:
                 before = max(min(before, self._ceiling), float(int(before)))
-            return max(min(before, max(FEW, sum(self._answers))), min(before, self._ceiling))
+            return max(min(before, max(FEW, self._last_second())), min(before, self._ceiling))
         if since - free > LONG and since < RELATED:
             return min(self._counted / since, self.rate)
         if free >= max(CALM, CALM_WAITS * self._scale):
             self._was_soon = False
             return self.rate
-        self._patience = UNSURE
         if not self._counted:
+            self._patience = UNSURE
             return NOTHING * self.rate
+        ceiling = self._taken_soon(since, free)
+        self._patience = 1.0 if ceiling > SURE * self.rate else UNSURE
+        return ceiling
+
+    def _taken_soon(self, since: float, free: float) -> float:
+        """Give the same where there was no calm before it asked again."""
         least = self._counted / max(1.0, free)
         self._was_soon = not self._was_soon
-        if (
-            not self._was_soon
-        ):  # the second time it is far too much, and may have been two windows that took it
-            return math.sqrt(least * self._counted / since)
-        return min(least, SOON * self.rate)
+        if self._was_soon:
+            return min(least, SOON * self.rate)
+        # The second time it is far too much, and may have been two windows that took it.
+        surely = max(self._counted / since, least * min(1.0, max(1.0, free) / WINDOWS))
+        return math.sqrt(least * surely)
+
+    def _last_second(self) -> int:
+        return sum(self._answers) + self._new
 
     def _go_on(self, now: float) -> None:
         """Try the ceiling, or let the rate grow, where it is time and the rate is used."""
         passed = max(0.0, now - self._answered_at)
-        if passed > 2.0 / self.rate and sum(self._answers) < USED * self.rate:
+        if passed > 2.0 / self.rate and self._last_second() < USED * self.rate:
             return
         if self._tried_at < math.inf:
             if now - self._tried_at >= max(TRIED, 10.0 / self.rate, self._scale):
@@ -196,12 +213,18 @@ class AdaptiveRate:
     def _turn(self, now: float) -> None:
         """Let what is older than a second fall away."""
         if now - self._part_at >= PART * PARTS:
-            self._answers = [0] * PARTS
+            self._answers, self._new = NONE, 0
             self._part_at = now
             return
+        if self._new and now - self._part_at >= PART:
+            if self._answers is NONE:
+                self._answers = NONE[:]
+            self._answers[self._part] += self._new
+            self._new = 0
         while now - self._part_at >= PART:
             self._part = (self._part + 1) % PARTS
-            self._answers[self._part] = 0
+            if self._answers is not NONE:
+                self._answers[self._part] = 0
             self._part_at += PART
 
     def shift(self, seconds: float) -> None:

@@ -33,6 +33,8 @@ SPREAD: Final = 0.1
 BLAMED: Final = frozenset({"overload", "lost", "fault"})
 #: The parts that the time looked back on is counted in.
 PARTS: Final = 10
+#: What nothing was counted in yet: shared, and never changed. Most keys of very many never see a failure.
+NONE: Final = [0] * PARTS
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
@@ -80,8 +82,8 @@ class Circuit:
     """The breaker of one key. It lets `admits` calls run at once, and none before `open_until`."""
 
     __slots__ = (
-        "_bad", "_changed_at", "_closed_at", "_good", "_in_a_row", "_opened", "_part", "_passed", "_since", "_stage",
-        "admits", "breaker", "failing_since", "open_until",
+        "_bad", "_changed_at", "_closed_at", "_good", "_in_a_row", "_new", "_opened", "_part", "_passed", "_since",
+        "_stage", "admits", "breaker", "failing_since", "open_until",
     )  # fmt: skip
 
     def __init__(self, breaker: Breaker) -> None:
@@ -94,8 +96,8 @@ class Circuit:
         self._opened = 0  # openings without a lasting recovery between them
         self._changed_at = -math.inf  # what began before says nothing
         self._closed_at = -math.inf
-        self._good = [0] * PARTS
-        self._bad = [0] * PARTS
+        self._good = self._bad = NONE
+        self._new = 0  # successes of this part, not yet in the list
         self._in_a_row = 0  # the latest calls, all of which failed
         self._part = 0
         self._since = -math.inf
@@ -105,9 +107,13 @@ class Circuit:
         """Whether calls go on as if there were no breaker."""
         return self._stage < 0
 
-    def is_idle(self, now: float) -> bool:
-        """Say whether nothing would be lost if this were forgotten."""
-        return self.is_closed and not 0.0 <= now - self._since < self.breaker.window
+    def is_idle(self, now: float, crowded: bool = False) -> bool:
+        """Say whether nothing would be lost if this were forgotten; where it is `crowded`, what succeeded does not count."""
+        if self._stage >= 0:
+            return False
+        return (
+            crowded and (self._bad is NONE or not any(self._bad))
+        ) or not 0.0 <= now - self._since < self.breaker.window
 
     def learn(self, signal: Signal, began: float, now: float, rng: Random | None = None) -> bool:
         """Take in how a call ended that began at `began`; say whether the breaker has opened by that."""
@@ -120,14 +126,18 @@ class Circuit:
                 return True
             self._pass(now)
             return False
-        self._turn(now)
-        (self._bad if failed else self._good)[self._part] += 1
+        if now - self._since >= self.breaker.window / PARTS:
+            self._turn(now)
         if not failed:
             self._in_a_row = 0
+            self._new += 1
             return False
         self._in_a_row += 1
+        if self._bad is NONE:
+            self._bad = [0] * PARTS
+        self._bad[self._part] += 1
         bad = sum(self._bad)
-        total = bad + sum(self._good)
+        total = bad + sum(self._good) + self._new
         # What went well half a minute ago keeps the share low for long, on a host that was busy and has gone.
         if self._in_a_row < self.breaker.calls and (
             total < self.breaker.calls or bad < self.breaker.share * total
@@ -148,15 +158,24 @@ class Circuit:
         """Let what is older than the window fall away."""
         length = self.breaker.window / PARTS
         passed = now - self._since
-        if passed < length:
+        if not passed < self.breaker.window:
+            self._good = self._bad = NONE
+            self._new = self._in_a_row = 0
+            self._since = now
             return
-        steps = PARTS if not passed < self.breaker.window else int(passed / length)
-        if steps == PARTS:
-            self._in_a_row = 0
+        if self._new:
+            if self._good is NONE:
+                self._good = [0] * PARTS
+            self._good[self._part] += self._new
+            self._new = 0
+        steps = int(passed / length)
         for _ in range(steps):
             self._part = (self._part + 1) % PARTS
-            self._good[self._part] = self._bad[self._part] = 0
-        self._since = now if steps == PARTS else self._since + steps * length
+            if self._good is not NONE:
+                self._good[self._part] = 0
+            if self._bad is not NONE:
+                self._bad[self._part] = 0
+        self._since += steps * length
 
     def _open(self, now: float, rng: Random | None) -> None:
         breaker = self.breaker

@@ -4,21 +4,20 @@ Rules:
 1. Whether a call may start is a matter of four numbers: how many run, how many may (`capacity`), until when the key is
    held, and its rates. What is learnt from the ends of calls moves these numbers, and nothing else does.
 2. `capacity` is the least of what was given, what the level bears, and what the breaker lets through.
+3. There may be very many keys, most of them for one call: what a key needs only later is made later.
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from collections import deque
 from collections.abc import Hashable
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from headrace.policies.adaptive import Adaptive, Aimd
+from headrace.policies.adaptive import KEPT_IN_CROWD, Adaptive, Aimd
 from headrace.policies.adaptive_rate import AdaptiveRate
 from headrace.policies.breaker import Circuit
-from headrace.policies.gcra import Gcra
 from headrace.policies.retry_budget import RetryBudget
 from headrace.policies.signals import Signal
 
@@ -29,22 +28,25 @@ __all__ = ["Claim", "KeyState"]
 
 #: How long to wait, in seconds, where the other side counts starts and does not say how long.
 UNASKED: Final = 1.0
+NEVER: Final = -math.inf
 
 
 class KeyState:
     """What is running, reserved and waiting for one key of a limit.
 
-    `waiters` is the engine's own: whom to wake when a permit comes free. `claims` counts the claims not yet
-    given back, `ended` the calls that are over. `capacity` is how many calls may run at once now. `paced` is the rate
-    that was found, where the other side has asked for one.
+    `waiters` is the engine's own: whom to wake when a permit comes free; `line` is the same, or None as long as nobody
+    ever waited, as with most of very many keys. `claims` counts the claims not yet given back, `ended` the calls that
+    are over. `capacity` is how many calls may run at once now. `paced` is the rate that was found, where the other side
+    has asked for one.
     """
 
     __slots__ = (
+        "_circuit",
+        "_first",
         "_found_rate",
-        "_given",
-        "adaptive",
+        "_has_begun",
+        "_level",
         "capacity",
-        "circuit",
         "claims",
         "ended",
         "gcra",
@@ -52,28 +54,45 @@ class KeyState:
         "inflight",
         "key",
         "limit",
+        "line",
         "paced",
         "retries",
-        "waiters",
     )
 
     def __init__(self, limit: Limit, key: Hashable) -> None:
         self.limit = limit
         self.key = key
-        self.inflight = 0
-        self.claims = 0
-        self.ended = 0
-        most = limit.concurrency
-        self.adaptive = Aimd(most) if isinstance(most, Adaptive) else None
-        self._found_rate = AdaptiveRate() if isinstance(most, Adaptive) else None
+        self.inflight = self.claims = self.ended = 0
+        self.capacity = limit.capacity
+        self.gcra = None if limit.gcra is None else limit.gcra.fresh()
+        self._first: tuple[float, float, int] | None = None
+        self._has_begun = False
+        self._level: Aimd | None = None
+        self._found_rate: AdaptiveRate | None = None
+        self._circuit: Circuit | None = None
         self.paced: AdaptiveRate | None = None
-        self.circuit = None if limit.breaker is None else Circuit(limit.breaker)
-        self._given = sys.maxsize if most is None else most.min if isinstance(most, Adaptive) else most
-        self.capacity = self._given
-        self.gcra = None if limit.rate is None else Gcra(limit.rate, limit.burst)
         self.retries: RetryBudget | None = None
-        self.held_until = -math.inf
-        self.waiters: deque[Any] = deque()
+        self.held_until = NEVER
+        self.line: deque[Any] | None = None
+
+    @property
+    def waiters(self) -> deque[Any]:
+        """Give the line of those who wait for a permit."""
+        if self.line is None:
+            self.line = deque()
+        return self.line
+
+    @property
+    def adaptive(self) -> Aimd | None:
+        """Give the level, where there is one to find."""
+        self._begin()
+        return self._level
+
+    @property
+    def circuit(self) -> Circuit | None:
+        """Give the breaker, where there is one."""
+        self._begin()
+        return self._circuit
 
     @property
     def free(self) -> int:
@@ -85,12 +104,7 @@ class KeyState:
     @property
     def is_open(self) -> bool:
         """Whether its breaker is open, or lets probes through only."""
-        return self.circuit is not None and not self.circuit.is_closed
-
-    @property
-    def learns(self) -> bool:
-        """Whether the ends of calls change anything here."""
-        return self.adaptive is not None or self.circuit is not None
+        return self._circuit is not None and not self._circuit.is_closed
 
     def wait(self, cost: float, now: float) -> float:
         """Give the seconds until its holds and rates allow a start of `cost`. Takes nothing."""
@@ -110,18 +124,47 @@ class KeyState:
         self, signal: Signal, began: float, now: float, rng: Random | None = None, *, may_grow: bool = True
     ) -> bool:
         """Take in how a call ended that began at `began`; say whether the breaker has opened by that."""
-        adaptive = self.adaptive
-        if adaptive is not None:
-            was_lowest = adaptive.is_lowest
-            adaptive.learn(signal, began, now, self.inflight, may_grow=may_grow)
+        if signal == "ignore":
+            return False
+        if not self._has_begun:
+            if signal == "success" and self._first is None and may_grow:
+                self._first = began, now, self.inflight
+                most = self.limit.concurrency
+                if isinstance(most, Adaptive) and 2 * self.inflight >= most.min:
+                    self.capacity = min(most.min + 1, most.max)
+                return False
+            self._begin()
+        level, circuit = self._level, self._circuit
+        if level is not None:
+            was_lowest = level.is_lowest
+            level.learn(signal, began, now, self.inflight, may_grow=may_grow)
             self._learn_rate(signal, began, now, was_lowest)
         opened = False
-        if self.circuit is not None:
-            opened = self.circuit.learn(signal, began, now, rng)
+        if circuit is not None:
+            opened = circuit.learn(signal, began, now, rng)
             if opened:
-                self.held_until = max(self.held_until, self.circuit.open_until)
+                self.held_until = max(self.held_until, circuit.open_until)
         self._set_capacity()
         return opened
+
+    def _begin(self) -> None:
+        """Make what learns, and tell it of the first success: of very many keys, most have just that."""
+        if self._has_begun:
+            return
+        self._has_begun = True
+        limit, first, self._first = self.limit, self._first, None
+        if isinstance(limit.concurrency, Adaptive):
+            self._level = Aimd(limit.concurrency)
+            self._found_rate = AdaptiveRate()
+        if limit.breaker is not None:
+            self._circuit = Circuit(limit.breaker)
+        if first is not None:
+            began, now, inflight = first
+            if self._level is not None and self._found_rate is not None:
+                self._level.learn("success", began, now, inflight)
+                self._found_rate.answered(began, now)
+            if self._circuit is not None:
+                self._circuit.learn("success", began, now)
 
     def _learn_rate(self, signal: Signal, began: float, now: float, was_lowest: bool) -> None:
         rate = self._found_rate
@@ -135,33 +178,40 @@ class KeyState:
             self.paced = rate
 
     def _set_capacity(self) -> None:
-        capacity = self._given if self.adaptive is None else self.adaptive.admits
-        circuit = self.circuit
+        capacity = self.limit.capacity if self._level is None else int(self._level.level)
+        circuit = self._circuit
         self.capacity = capacity if circuit is None or circuit.is_closed else min(capacity, circuit.admits)
 
     def shift(self, seconds: float) -> None:
         """Move all times by `seconds`: the clock was replaced by another one."""
         self.held_until += seconds
-        for part in (self.gcra, self._found_rate, self.circuit):
+        if self._first is not None:
+            began, ended, inflight = self._first
+            self._first = began + seconds, ended + seconds, inflight
+        for part in (self.gcra, self._found_rate, self._circuit):
             if part is not None:
                 part.shift(seconds)
 
-    def is_idle(self, now: float) -> bool:
-        """Say whether nothing would be lost if this state were forgotten at `now`."""
-        return (
-            self.claims == 0
-            and not self.waiters
-            and self.held_until <= now
-            and (self.gcra is None or self.gcra.is_recovered(now))
-            and (self.adaptive is None or self.adaptive.is_idle(now))
-            and (self.paced is None or self.paced.is_idle(now))
-            and (self.circuit is None or self.circuit.is_idle(now))
+    def is_idle(self, now: float, crowded: bool = False) -> bool:
+        """Say whether nothing would be lost if this state were forgotten at `now`; hardly anything, where it is
+        `crowded`.
+        """
+        if self.claims or self.line or self.held_until > now:
+            return False
+        if self._first is not None and not self._has_begun:
+            if 0.0 <= now - self._first[1] < (KEPT_IN_CROWD if crowded else self.limit.kept):
+                return False
+        elif not (
+            (self._level is None or self._level.is_idle(now, crowded))
+            and (self._circuit is None or self._circuit.is_idle(now, crowded))
+        ):
+            return False
+        return (self.gcra is None or self.gcra.is_recovered(now)) and (
+            self.paced is None or self.paced.is_idle(now)
         )
 
     def __repr__(self) -> str:
-        return (
-            f"<KeyState {self.limit.name}[{self.key!r}] running={self.inflight} waiters={len(self.waiters)}>"
-        )
+        return f"<KeyState {self.limit.name}[{self.key!r}] running={self.inflight} waiters={len(self.line or ())}>"
 
 
 class Claim:

@@ -21,15 +21,16 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import math
+import sys
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from random import Random
 from typing import Any, Final
 
 from headrace.errors import CallError, Disposition, EngineError, HeadraceError, PlanError
-from headrace.policies.adaptive import Adaptive
+from headrace.policies.adaptive import KEPT, Adaptive
 from headrace.policies.breaker import Breaker
-from headrace.policies.gcra import parse_rate
+from headrace.policies.gcra import Gcra, parse_rate
 from headrace.policies.key_state import Claim, KeyState
 from headrace.policies.limit_options import as_cost, name_of, problems, short
 from headrace.policies.signals import Signal
@@ -57,6 +58,8 @@ __all__ = [
 #: So many keys are kept without asking whether they are idle: keys that come and go need not be made anew
 #: each time.
 KEYS_KEPT: Final = 256
+#: With more keys than this, what was learnt of a key that refuses nothing is forgotten sooner.
+CROWD: Final = 10_000
 #: A `now` that is so many seconds behind the last one comes from another clock, and not from a caller a
 #: moment late.
 CLOCK_CHANGED: Final = 1.0
@@ -125,7 +128,8 @@ class Limit:
 
     __slots__ = (
         "_only", "_ring", "_seen", "_states", "_trouble", "_unsettled",
-        "actual", "breaker", "burst", "by", "concurrency", "cost", "name", "rate", "unit_cost",
+        "actual", "breaker", "burst", "by", "capacity", "concurrency", "cost", "gcra", "kept", "learns", "name", "rate",
+        "unit_cost",
     )  # fmt: skip
 
     def __init__(
@@ -152,6 +156,20 @@ class Limit:
         self.breaker = breaker
         self.name = name or name_of(by)
         self.unit_cost = 1.0 if cost is None or callable(cost) else float(cost)
+        # What a new key begins with, worked out once.
+        self.capacity: int = (
+            sys.maxsize
+            if concurrency is None
+            else concurrency.min
+            if isinstance(concurrency, Adaptive)
+            else concurrency
+        )
+        self.gcra = None if rate is None else Gcra(rate, self.burst)
+        #: For how many seconds a success is remembered.
+        self.kept = max(KEPT if self.is_adaptive else 0.0, breaker.window if breaker is not None else 0.0)
+        self.learns = (
+            self.is_adaptive or breaker is not None
+        )  # whether the ends of calls change anything here
         self._states: dict[Hashable, KeyState] = {}
         self._ring: deque[KeyState] = deque()
         self._only = KeyState(self, None) if by is None else None
@@ -184,11 +202,6 @@ class Limit:
         """Whether its level is found by how calls end."""
         return isinstance(self.concurrency, Adaptive)
 
-    @property
-    def learns(self) -> bool:
-        """Whether the ends of calls change anything here."""
-        return self.is_adaptive or self.breaker is not None
-
     def statistics(self) -> LimitStatistics:
         """Count what runs, waits and is held now. Takes time in proportion to the keys in use."""
         states = self._all()
@@ -196,7 +209,7 @@ class Limit:
             name=self.name,
             keys=len(states),
             running=sum(state.inflight for state in states),
-            waiting=sum(len(state.waiters) for state in states),
+            waiting=sum(len(state.line or ()) for state in states),
             held=sum(state.held_until > self._seen for state in states),
             concurrency=self.concurrency,
             rate=None if self.rate is None else parse_rate(self.rate),
@@ -209,14 +222,14 @@ class Limit:
 
     def busiest(self, count: int) -> list[KeyStatistics]:
         """Give the `count` keys with the most calls running, and then waiting."""
-        states = heapq.nlargest(count, self._all(), key=lambda state: (state.inflight, len(state.waiters)))
+        states = heapq.nlargest(count, self._all(), key=lambda state: (state.inflight, len(state.line or ())))
         return [
             KeyStatistics(
                 state.key,
                 state.inflight,
-                len(state.waiters),
+                len(state.line or ()),
                 state.held_until,
-                None if state.adaptive is None else state.capacity,
+                state.capacity if self.is_adaptive else None,
                 None if state.paced is None else state.paced.rate,
                 state.is_open,
             )
@@ -268,9 +281,10 @@ class Limit:
         ring = self._ring
         if len(ring) < KEYS_KEPT:
             return
+        crowded = len(ring) > CROWD
         for _ in range(2):
             state = ring.popleft()
-            if state.is_idle(self._seen):
+            if state.is_idle(self._seen, crowded):
                 del self._states[state.key]
             else:
                 ring.append(state)
@@ -433,8 +447,8 @@ def learn(
     return [
         each.state
         for each in claims
-        if each.taken
-        and each.state.learns
+        if each.state.limit.learns
+        and each.taken
         and each.state.learn(signal, each.began, now, rng, may_grow=may_grow)
     ]
 
@@ -447,13 +461,15 @@ def release(claims: Sequence[Claim]) -> list[KeyState]:
     for each in claims:
         if not each.taken:
             raise EngineError(f"{each!r} is to be released, but is not taken")
+    freed = []
     for each in claims:
         state = each.state
         each.taken = False
         state.inflight -= 1
         state.claims -= 1
         state.ended += 1
-    return [each.state for each in claims]
+        freed.append(state)
+    return freed
 
 
 def cancel(claims: Sequence[Claim]) -> list[KeyState]:
