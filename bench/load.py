@@ -83,8 +83,7 @@ def _report(played: list[Any]) -> Report:
     )
     middle = _percent(_middle([share for share, _ in slower]))
     report.notes.append(
-        f"healthy hosts later: median {middle}, {_percent(slower[0][0])} to {_percent(slower[-1][0])} (seed {slower[-1][1]}); "
-        f"the last one {_percent(last[0][0])} to {_percent(last[-1][0])} (seed {last[-1][1]}): waits have a jitter of their own"
+        f"healthy hosts later: median {middle}, {_span(slower)}; the last one {_span(last)}: a run has the jitter of its waits"
     )
     if unfound:
         report.notes.append(
@@ -98,6 +97,11 @@ def _report(played: list[Any]) -> Report:
 
 def _mean_percent(found: list[tuple[float, int]]) -> float:
     return 100.0 * statistics.mean(value for value, _ in found)
+
+
+def _span(found: list[tuple[float, int]]) -> str:
+    (least, _), (most, seed) = found[0], found[-1]
+    return f"{_percent(least)} to {_percent(most)} (seed {seed})"
 
 
 def _middle(values: list[float]) -> float:
