@@ -83,7 +83,7 @@ def _report(played: list[Any]) -> Report:
     )
     middle = _percent(_middle([share for share, _ in slower]))
     report.notes.append(
-        f"healthy hosts later: median {middle}, {_span(slower)}; the last one {_span(last)}: a run has the jitter of its waits"
+        f"healthy hosts later: median {middle}, {_span(slower)}; the last one {_span(last)}: each run has its own jitter"
     )
     if unfound:
         report.notes.append(
