@@ -24,6 +24,7 @@ LIMITS = (200, 100)
 #: The seconds of the server that count, before and after its limit was halved.
 TURN = 15
 PHASES = {"before": (5, 15), "after": (25, 38)}
+LATE = 3.0  #: so much later than these the fetcher stops: the server begins to count with the first request
 HOSTS, PAGES, LATENCY = 50, 150, 0.05
 CONCURRENCY = 64  #: of the command
 TIMEOUT = 5.0
@@ -115,11 +116,13 @@ def counting(who: str, until: int = PHASES["after"][1]) -> dict[str, float]:
 
         async def main() -> None:
             over = asyncio.Event()
-            asyncio.get_running_loop().call_later(until + 0.5, over.set)
+            asyncio.get_running_loop().call_later(until + LATE, over.set)
             await WHO[who](urls, lambda url: None, over)
 
         uvloop.run(main())
         (seconds,) = counts(port)
+    if len(seconds) <= until:
+        raise RuntimeError(f"the server counted {len(seconds)} seconds, and {until} whole ones are wanted")
     figures = {}
     for phase, limit in zip(PHASES, LIMITS, strict=True):
         first, last = PHASES[phase]
@@ -139,7 +142,7 @@ def trace(who: str) -> None:
 
         async def main() -> None:
             over = asyncio.Event()
-            asyncio.get_running_loop().call_later(PHASES["after"][1] + 0.5, over.set)
+            asyncio.get_running_loop().call_later(PHASES["after"][1] + LATE, over.set)
             await WHO[who](urls, lambda url: None, over)
 
         uvloop.run(main())
