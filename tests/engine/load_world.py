@@ -390,7 +390,8 @@ def _draw(rng: random.Random, name: int, sick: float, long: float) -> HostSpec:
     if manner == "faults":
         return dataclasses.replace(spec, faults=rng.uniform(0.02, 0.2))
     if manner == "gone":  # from the first call on, for ever
-        return dataclasses.replace(spec, outage=rng.choice(["refused", "503", "hangs"]), down=0.0)
+        manner = rng.choice(["refused", "503", "hangs"])
+        return dataclasses.replace(spec, items=min(items, 25), outage=manner, down=0.0)
     down = rng.uniform(0.0, 10.0)
     return dataclasses.replace(spec, outage=manner, down=down, up=down + rng.uniform(5.0, 30.0))
 
@@ -432,7 +433,8 @@ def of_seed(seed: int, count: int = 200, long: float = 0.05) -> Seeded:
     shares: list[float] = []
     unfound: list[float] = []
     if kind == "limits over all":
-        begin, end = SOME_SECONDS, world.starts[len(world.starts) // 2]
+        # As long as half of the healthy hosts have work: the few that are left later could not use it up.
+        begin, end = SOME_SECONDS, sorted(world.hosts[name].last_first for name in names)[len(names) // 2]
         rate = options["in_all"][0]
         shares.append(sum(begin <= at < end for at in world.starts) / (rate * (end - begin)))
     elif kind != "few workers":
