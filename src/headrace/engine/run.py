@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
@@ -93,7 +94,7 @@ class Run:
         self.options = options
         self.loop = asyncio.get_running_loop()
         self.clock = clock_of(self.loop)
-        self.rng = rng or Random()
+        self.rng = rng or Random(random.getrandbits(64))  # so that a seed of `random` holds here, too
         self.ledger = ledger
         self.job_state = state
         self.generation = state.generation if state is not None else ""
