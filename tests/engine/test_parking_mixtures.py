@@ -217,7 +217,7 @@ def test_cancelled_at_every_await_point(tmp_path: Path, calendar: Calendar, time
         assert report.exit_code == 0
         assert positions(place) == list(range(7))
 
-    assert cancel_everywhere(job, look, times=times) > 40
+    assert cancel_everywhere(job, look, times=times) > 15  # how many depends on the jitter of the holds
 
 
 def test_no_wait_is_longer_than_wait(tmp_path: Path, calendar: Calendar) -> None:
