@@ -22,7 +22,7 @@ from headrace.lanes import store, wire
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="there is no such file here")
 
 MEGABYTE = 1 << 20
-NEAR = [0, 1, 1 << 16, wire.RECORD_MOST, store.LEAST, MEGABYTE]
+NEAR = [0, 1, 1 << 16, wire.RECORD_MOST, store.LEAST, MEGABYTE, store.LEAST_CHUNK]
 
 
 def near(sizes: list[int]) -> st.SearchStrategy[int]:

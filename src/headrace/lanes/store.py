@@ -19,13 +19,16 @@ from typing import Any, Final
 
 from headrace.lanes import wire
 
-__all__ = ["KEEP", "LEAST", "MOST", "START", "Store", "length_of", "parts_of"]
+__all__ = ["KEEP", "LEAST", "LEAST_CHUNK", "MOST", "START", "Store", "length_of", "parts_of"]
 
 #: Where large pickles begin in the file.
 START: Final = wire.MEMORY
 #: Pickles from this length on go by the file, in bytes: at 64 KB the way there takes as long as by the socket, at 128 KB a
 #: third, at 1 MB and above a quarter to a half.
 LEAST: Final = 1 << 17
+#: The same for the values of a chunk, in the other direction: the parent, which sends them, has its loop to see to, and
+#: below this a child that reads as it is written to is faster.
+LEAST_CHUNK: Final = 1 << 21
 #: Beside results that the parent has not read yet, no other goes to the file beyond this many bytes.
 MOST: Final = 64 << 20
 #: The bytes that a file keeps when the chunk that needed more of them is over. Values of 8 MB are a third slower without;

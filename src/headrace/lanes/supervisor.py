@@ -117,7 +117,7 @@ class Supervised:
 
     def send_values(self, kind: int, parts: Sequence[Any], length: int) -> None:
         """Write a frame of values, by the store where they are large. The chunk before must be over."""
-        if length >= store.LEAST and self.store.put(parts):
+        if length >= store.LEAST_CHUNK and self.store.put(parts):
             self.send(kind, length)
         else:
             self.send(kind, 0, b"".join(parts))
