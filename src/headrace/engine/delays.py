@@ -8,19 +8,13 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from headrace.aio.due import DueHeap
-from headrace.engine.texts import one_line
-from headrace.events import KeyHeld
 from headrace.item import Delivery
-from headrace.policies import limits as admission
-from headrace.policies.limits import Claim, KeyState
 
 if TYPE_CHECKING:
-    from headrace.engine.bus import Bus
     from headrace.engine.stage import Caller
 
 __all__ = ["Delays"]
@@ -68,15 +62,3 @@ class Delays:
         """Take out all that waits to be repeated, and stop watching."""
         self._late.drain()
         return self._repeats.drain()
-
-    def hold(self, claims: list[Claim], seconds: float, error: Exception, bus: Bus | None) -> None:
-        """Let everything of these claims' keys wait for `seconds`, and tell of it."""
-        for state in admission.hold(claims, self._loop.time() + seconds):
-            self.tell(state, one_line(error)[:200], bus)
-
-    def tell(self, state: KeyState, reason: str, bus: Bus | None) -> None:
-        """Tell of a key that is held."""
-        if bus is not None:
-            at = time.time()
-            until = at + state.held_until - self._loop.time()
-            bus.emit(KeyHeld(at, state.limit.name, str(state.key), until, reason))

@@ -318,15 +318,10 @@ class KeyedDispatch(Dispatch):
                 self._queued -= 1
                 admission.drop(items.popleft().claims)
             if not items:
-                self._leave_line(queue)
-                queue.pass_on()
-                if self._queues.get(queue.key) is queue:  # else it was let go before, and its timer came now
-                    self._forget(queue)
+                self._end(queue)
                 continue
             if self._lines and queue.line is None:
-                if self._park is not None and self._park_queue(queue, now) and not items:
-                    self._forget(queue)
-                    queue.pass_on()
+                if self._parked_all(queue, now):
                     continue
                 if self._line_up(queue, items[0].claims):
                     continue
@@ -342,12 +337,8 @@ class KeyedDispatch(Dispatch):
                 else:
                     self._forget(queue)
                 return delivery
-            if self._park is not None and self._park_queue(queue, now) and not items:
-                self._leave_line(queue)
-                self._forget(queue)
-                queue.pass_on()
-                continue
-            self._wait(queue, items[0].claims, wait, now)
+            if not self._parked_all(queue, now):
+                self._wait(queue, items[0].claims, wait, now)
         return None
 
     def _wait(self, queue: KeyQueue, claims: list[Claim], wait: float, now: float) -> None:
@@ -409,16 +400,19 @@ class KeyedDispatch(Dispatch):
         else:
             del self._lines[state]
 
+    def _end(self, queue: KeyQueue) -> None:
+        """Let an empty queue go, and what it stood in the way of go on."""
+        self._leave_line(queue)
+        queue.pass_on()
+        if self._queues.get(queue.key) is queue:  # else it was let go before, and its timer came now
+            self._forget(queue)
+
     def _forget(self, queue: KeyQueue) -> None:
-        """Let a queue go that waits nowhere."""
-        self._let_go(queue)
+        """Let a queue go that waits nowhere; it may serve another key."""
+        del self._queues[queue.key]
         if len(self._unused) < UNUSED:
             queue.key = None
             self._unused.append(queue)
-
-    def _let_go(self, queue: KeyQueue) -> None:
-        if self._queues.get(queue.key) is queue:
-            del self._queues[queue.key]
 
     # ------------------------------------------------------------------ long holds
 
@@ -428,11 +422,18 @@ class KeyedDispatch(Dispatch):
             if self._park_queue(queue, now) and not queue.items and not queue.is_ready:
                 # It may wait at a permit for long: what comes later is to be looked at in a queue of its own.
                 self._leave_line(queue)
-                self._let_go(queue)
+                del self._queues[queue.key]
                 if queue.waiting_at is not None:
                     queue.waiting_at.waiters.remove(queue)
                     queue.waiting_at = None
                 queue.pass_on()
+
+    def _parked_all(self, queue: KeyQueue, now: float) -> bool:
+        """Park a queue's deliveries if their key is held for too long; say whether none is left."""
+        if self._park is None or not self._park_queue(queue, now) or queue.items:
+            return False
+        self._end(queue)
+        return True
 
     def _park_queue(self, queue: KeyQueue, now: float) -> bool:
         """Park a queue's deliveries if their key is held for too long; say whether any were parked."""

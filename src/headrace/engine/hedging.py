@@ -231,8 +231,7 @@ class HedgingCaller(Caller):
             now = run.clock()
             hold = decide(spec.retry, error, delivery.tried, spec.effect, False, run.rng, now, None).hold
             if hold is not None:
-                run.delays.hold(delivery.claims, hold, error, run.bus)
-                run.parking.hold_began(hold)
+                self.permits.hold(delivery, hold, error)
         self.permits.release(delivery, self.permits.signal_of(delivery, error))
 
     # ------------------------------------------------------------------ a copy

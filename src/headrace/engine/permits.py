@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,12 +23,14 @@ from headrace.aio.gate import Gate, wake_waiters
 from headrace.aio.strain import Strain
 from headrace.engine.slot import Held, Slot
 from headrace.engine.spending import Spending
+from headrace.engine.texts import one_line
 from headrace.errors import TimedOut
+from headrace.events import KeyHeld
 from headrace.item import Delivery
 from headrace.policies import limits as admission
 from headrace.policies.classify import load_signal
 from headrace.policies.further import Further, further, is_moved, settle, step_back
-from headrace.policies.limits import Claim, Limit
+from headrace.policies.limits import Claim, KeyState, Limit
 from headrace.policies.rate_headers import RateHint, heed
 from headrace.policies.retry import Retry
 from headrace.policies.retry_budget import RetryBudget
@@ -52,7 +55,7 @@ class Permits:
     def __init__(self, run: Run, limits: Sequence[Limit], spending: Spending | None) -> None:
         self._run = run
         self._spending = spending
-        self._gate = Gate()
+        self._gate = Gate(run.rng)
         self.limits = tuple(limits)
         self._learns = any(limit.learns for limit in limits)
         self._strain = Strain(run.loop) if any(limit.is_adaptive for limit in limits) else None
@@ -120,8 +123,22 @@ class Permits:
             assert state.circuit is not None
             if now - state.circuit.failing_since > run.parking.wait:
                 admission.hold(state, now + GONE * run.parking.wait)
-            run.delays.tell(state, "nearly all calls fail", run.bus)
-            run.parking.hold_began(state.held_until - now)
+            self._hold_began(state, "nearly all calls fail")
+
+    def hold(self, delivery: Delivery, seconds: float, error: Exception) -> None:
+        """Let everything of a delivery's keys wait for `seconds`, as its failed call asks for, and tell of it."""
+        if delivery.claims:
+            for state in admission.hold(delivery.claims, self._run.clock() + seconds):
+                self._hold_began(state, one_line(error)[:200])
+
+    def _hold_began(self, state: KeyState, reason: str) -> None:
+        """Tell those who listen of a key that is held, and have parked what waits for it for too long."""
+        run = self._run
+        seconds = state.held_until - run.clock()
+        if run.bus is not None:
+            at = time.time()
+            run.bus.emit(KeyHeld(at, state.limit.name, str(state.key), at + seconds, reason))
+        run.parking.hold_began(seconds)
 
     def wait_of_budget(self, delivery: Delivery, retry: Retry, calls: Callable[[], int]) -> float:
         """Give the seconds that a repetition is to wait so that its key's repetitions stay within their share.
@@ -257,10 +274,8 @@ class Permits:
         delivery = slot.delivery
         if delivery is None or not delivery.claims or not self._is_here():
             return
-        now = run.loop.time()
-        for state in heed(delivery.claims, hint, now, run.rng):
-            run.parking.hold_began(state.held_until - now)
-            run.delays.tell(state, f"{hint.remaining} calls left for {hint.reset:.3g} s", run.bus)
+        for state in heed(delivery.claims, hint, run.loop.time(), run.rng):
+            self._hold_began(state, f"{hint.remaining} calls left for {hint.reset:.3g} s")
 
     def space(self, slot: Slot, value: Any, interval: float) -> bool:
         """Slow the keys down that the running attempt's limits have for `value`; say whether there are any."""

@@ -388,9 +388,8 @@ class Caller:
         sent = delivery.sent > 0
         tried = delivery.tried + run.parking.tried_before(delivery)
         decision = decide(spec.retry, error, tried, spec.effect, sent, run.rng, run.clock(), delivery.until)
-        if decision.hold is not None and delivery.claims:
-            run.delays.hold(delivery.claims, decision.hold, error, run.bus)
-            run.parking.hold_began(decision.hold)
+        if decision.hold is not None:
+            self.permits.hold(delivery, decision.hold, error)
         after = decision.after
         if decision.kind == "again" and spec.retry is not None:
             after = max(after, self.permits.wait_of_budget(delivery, spec.retry, lambda: self.attempts))

@@ -24,7 +24,7 @@ from typing import Final
 from headrace.errors import PlanError
 from headrace.policies.signals import Signal
 
-__all__ = ["Adaptive", "Aimd"]
+__all__ = ["Adaptive", "Aimd", "after_first"]
 
 #: The level after an overload, as a share of the one before.
 DECREASE: Final = 0.7
@@ -85,6 +85,11 @@ class Adaptive:
 
     def __repr__(self) -> str:
         return f"Adaptive({self.min}, {self.max})"
+
+
+def after_first(bounds: Adaptive, inflight: int) -> int:
+    """Say how many calls may run at once after a first success: what an `Aimd` that is told of it then admits."""
+    return min(bounds.min + 1, bounds.max) if 2 * inflight >= bounds.min else bounds.min
 
 
 class Aimd:

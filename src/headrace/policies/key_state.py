@@ -15,7 +15,7 @@ from collections.abc import Hashable
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from headrace.policies.adaptive import KEPT_IN_CROWD, Adaptive, Aimd
+from headrace.policies.adaptive import KEPT_IN_CROWD, Adaptive, Aimd, after_first
 from headrace.policies.adaptive_rate import AdaptiveRate
 from headrace.policies.breaker import Circuit
 from headrace.policies.retry_budget import RetryBudget
@@ -130,8 +130,8 @@ class KeyState:
             if signal == "success" and self._first is None and may_grow:
                 self._first = began, now, self.inflight
                 most = self.limit.concurrency
-                if isinstance(most, Adaptive) and 2 * self.inflight >= most.min:
-                    self.capacity = min(most.min + 1, most.max)
+                if isinstance(most, Adaptive):
+                    self.capacity = after_first(most, self.inflight)
                 return False
             self._begin()
         level, circuit = self._level, self._circuit
@@ -178,7 +178,7 @@ class KeyState:
             self.paced = rate
 
     def _set_capacity(self) -> None:
-        capacity = self.limit.capacity if self._level is None else int(self._level.level)
+        capacity = self.limit.capacity if self._level is None else self._level.admits
         circuit = self._circuit
         self.capacity = capacity if circuit is None or circuit.is_closed else min(capacity, circuit.admits)
 
