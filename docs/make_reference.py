@@ -79,7 +79,8 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
         "hr.http",
         {
             "Requests": [
-                "fetch", "Fetch", "Client", "Timeouts", "Response", "Timings", "Headers", "Secret", "Resolver", "host",
+                "fetch", "Fetch", "Client", "Timeouts", "Response", "StreamedResponse", "Timings", "Headers", "Secret",
+                "Resolver", "host",
                 "mask", "ClientStatistics",
             ],
             "Errors": [

@@ -119,6 +119,15 @@ def _reset_on_close(writer: asyncio.StreamWriter) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
+async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
+    body = b""
+    while size := int(await reader.readline(), 16):
+        body += await reader.readexactly(size)
+        await reader.readexactly(2)
+    await reader.readexactly(2)
+    return body
+
+
 async def _read(reader: asyncio.StreamReader, connection: int, nth: int) -> Request | None:
     try:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -131,7 +140,10 @@ async def _read(reader: asyncio.StreamReader, connection: int, nth: int) -> Requ
         name, colon, value = line.partition(":")
         if colon:
             headers[name.lower()] = value.strip()
-    body = await reader.readexactly(int(headers.get("content-length", "0")))
+    if headers.get("transfer-encoding") == "chunked":
+        body = await _read_chunks(reader)
+    else:
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
     return Request(method, target, headers, body, connection, nth)
 
 

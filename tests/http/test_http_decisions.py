@@ -67,7 +67,7 @@ def test_statuses_mean_what_they_mean_from_other_clients(status: int, retry_afte
     """A refused status leads to the same decision whichever client saw it; Retry-After has both forms."""
     head = () if retry_after is None else (b"Retry-After: " + retry_after.encode() + b"\r\n",)
     date = b"Date: Tue, 14 Nov 2023 22:13:20 GMT\r\n"
-    error = refuse("GET", response(status, (*head, date)))
+    error = refuse("GET", response(status, (*head, date)), b"")
     headers = {"date": "Tue, 14 Nov 2023 22:13:20 GMT"} | (
         {"retry-after": retry_after} if retry_after else {}
     )
@@ -85,7 +85,7 @@ def test_statuses_mean_what_they_mean_from_other_clients(status: int, retry_afte
 def test_status_error_keeps_evidence() -> None:
     """A refused status keeps status, headers without cookies, and 4 KiB of the body; its URL is masked."""
     error = refuse(
-        "GET", response(500, (b"Set-Cookie: s=1\r\n", b"X: y\r\n"), b"z" * 9000, "http://h/a?key=hush")
+        "GET", response(500, (b"Set-Cookie: s=1\r\n", b"X: y\r\n"), b"", "http://h/a?key=hush"), b"z" * 9000
     )
     assert (error.status, len(error.body), dict(error.headers)) == (500, 4096, {"x": "y"})
     assert "hush" not in str(error) + error.url

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from headrace.http.resolver import Resolver
     from headrace.http.response import Response, Timings
     from headrace.http.secrets import Secret
+    from headrace.http.streaming import StreamedResponse
     from headrace.http.url import host, mask
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "Secret",
     "Stalled",
     "StatusError",
+    "StreamedResponse",
     "Timeouts",
     "Timings",
     "TlsFailed",
@@ -84,6 +86,7 @@ _ROOMS = {
     "Resolver": "resolver",
     "Response": "response",
     "Secret": "secrets",
+    "StreamedResponse": "streaming",
     "Timeouts": "profile",
     "Timings": "response",
     "fetch": "fetching",

@@ -20,22 +20,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 from headrace.aio.gate import Gate
 from headrace.errors import CallError, PlanError
-from headrace.http.bodies import UNSET, Unset, encode
+from headrace.http.bodies import UNSET, Body, Unset, Upload, encode
 from headrace.http.errors import ClientClosed, TooManyRedirects
 from headrace.http.headers import HeaderValue, Outgoing, compile_headers
 from headrace.http.permits import Permits, rate_hint
 from headrace.http.profile import SAFE_METHODS, Profile, Timeouts, idle_connections
 from headrace.http.redirects import REDIRECTS, Hop, next_hop
 from headrace.http.resolver import Resolver
-from headrace.http.response import Response
+from headrace.http.response import Response, ResponseHead
 from headrace.http.secrets import Secret
 from headrace.http.status import Accept, parse_accept, refuse
+from headrace.http.streaming import Answer, Answered, Exchange, StreamedCall, StreamedResponse
 from headrace.http.transport import Pool, Transport
 from headrace.http.url import Url, mask, parse
-from headrace.policies.backoff import spread
-from headrace.policies.classify import load_signal
 from headrace.policies.limits import Limit
-from headrace.policies.signals import Signal
 from headrace.ports import Call, current_call
 
 if TYPE_CHECKING:
@@ -140,7 +138,7 @@ class Client:
         url: str,
         *,
         headers: HeadersLike | None = None,
-        body: bytes | str | None = None,
+        body: Body | None = None,
         data: Mapping[str, Any] | None = None,
         json: Any = UNSET,
         accept: str = "2xx",
@@ -151,7 +149,8 @@ class Client:
     ) -> Response:
         """Make one call and give its answer, redirects followed.
 
-        At most one of `body` (as it is), `data` (a form) and `json` is sent. Raises StatusError for a status
+        At most one of `body`, `data` (a form) and `json` is sent. A `body` is bytes or text as they are, or what is read
+        while it is sent: a file by its path, or an iterable of bytes, asynchronous or not. Raises StatusError for a status
         that `accept` does not list ("any" takes them all), another HttpError where there is no answer,
         PlanError for arguments that cannot work. Cancelling closes the connection at once; the server may
         have processed the request all the same.
@@ -174,7 +173,53 @@ class Client:
                 has_body=sent is not None,
                 content_type=content_type,
             )
+        if isinstance(sent, Upload):
+            async with self._stream(template, url, sent, item) as streamed:
+                return await streamed.whole()
         return await self.send(template, url, body=sent, item=item)
+
+    def stream(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: HeadersLike | None = None,
+        body: Body | None = None,
+        data: Mapping[str, Any] | None = None,
+        json: Any = UNSET,
+        accept: str = "2xx",
+        timeouts: Timeouts | None = None,
+        max_body: int | None = None,
+        follow: bool = True,
+        item: Any = None,
+    ) -> StreamedCall:
+        """Make one call whose answer is read while it comes: `async with client.stream("GET", url) as response:`, then
+        `async for chunk in response`.
+
+        The block begins when the headers are there; limits are held until it ends. Leaving it closes the connection at once,
+        unless the body was read to its end. There is no `total` limit unless `timeouts` sets one, and no cap on the body
+        unless `max_body` does. Otherwise as `request`.
+        """
+        sent, content_type = None, None
+        if body is not None or data is not None or json is not UNSET:
+            sent, content_type = encode(body, data, json)
+        template = self.prepare(
+            method,
+            headers=headers,
+            accept=accept,
+            timeouts=timeouts or self._profile.timeouts.without_total(),
+            max_body=max_body,
+            follow=follow,
+            has_body=sent is not None,
+            content_type=content_type,
+        )
+        return self._stream(template, url, sent, item)
+
+    def _stream(self, template: Template, url: str, body: bytes | Upload | None, item: Any) -> StreamedCall:
+        async def begin() -> Answered[StreamedResponse]:
+            return await self._call(self._bound().open, template, url, body, (), item, None)
+
+        return StreamedCall(begin, self._rng)
 
     async def get(self, url: str, **options: Any) -> Response:
         """GET; see `request`."""
@@ -263,7 +308,7 @@ class Client:
         template: Template,
         url: str,
         *,
-        body: bytes | None = None,
+        body: bytes | Upload | None = None,
         extra: Sequence[str] = (),
         item: Any = None,
         keyed_by: Any = None,
@@ -271,64 +316,67 @@ class Client:
         """Make one call from a template; `extra` are header lines of this call alone, `keyed_by` is the value of a
         stage whose keys are those of the URL. Otherwise as `request`.
         """
-        parsed = parse(url)
-        headers = template.headers
-        if extra:
-            headers = headers.plus(extra)
-        if parsed.userinfo is not None and "authorization" not in headers.names:
-            headers = headers.plus([_basic(parsed.userinfo)], secret=True)
-        hop = Hop(template.method, parsed, headers, body)
+        answered = await self._call(self._bound().exchange, template, url, body, extra, item, keyed_by)
+        if answered.permits is not None:
+            answered.permits.leave("success")
+        return answered.response
+
+    async def _call(
+        self,
+        exchange: Exchange[Answer],
+        template: Template,
+        url: str,
+        body: bytes | Upload | None,
+        extra: Sequence[str],
+        item: Any,
+        keyed_by: Any,
+    ) -> Answered[Answer]:
+        """Make one call to its answer. What it holds of limits is given with the answer; raising, it holds nothing."""
+        hop = _first_hop(template, url, body, extra)
         if template.guard is not None:
-            await template.guard(parsed)
+            await template.guard(hop.url)
         call = current_call.get(None)
         permits: Permits | None = None
-        signal: Signal = "ignore"
         if self._limits or (call is not None and not call.covers(url, keyed_by)):
             permits = Permits(self._gate, self._limits, call)
-            await permits.enter(parsed.text)
+            await permits.enter(hop.url.text)
         try:
-            transport = self._bound()
             began = perf_counter()
-            response = await transport.exchange(
+            response = await exchange(
                 template.profile, template.pool, hop, template.max_body, began, template.cut
             )
             if permits is not None or (call is not None and call.is_limited):
                 self._heed(response, permits, call)
             if response.status in REDIRECTS and template.follow:
                 permits = permits or Permits(self._gate, (), call)
-                response = await self._follow(transport, template, hop, response, began, permits, call)
+                response = await self._follow(exchange, template, hop, response, began, permits, call)
             elif response.status not in template.accept:
-                raise refuse(hop.method, response)
-            signal = "success"
-        except CallError as error:
-            self._failures += 1
+                raise refuse(hop.method, response, await response.beginning())
+        except BaseException as error:
+            if isinstance(error, CallError):
+                self._failures += 1
             if permits is not None:
-                signal = load_signal(error)
-                if error.hold and error.retry_after:
-                    permits.hold(spread(error.retry_after, self._rng))
+                permits.fail(error, self._rng)
             raise
-        finally:
-            if permits is not None:
-                permits.leave(signal)
         response.item = item
-        if parsed.userinfo is None:
+        if hop.url.userinfo is None:
             response.url = url
         if call is not None:
             response.attempts = call.attempt
-        return response
+        return Answered(response, permits)
 
     # ------------------------------------------------------------------------------------------------ hops
 
     async def _follow(
         self,
-        transport: Transport,
+        exchange: Exchange[Answer],
         template: Template,
         hop: Hop,
-        response: Response,
+        response: Answer,
         began: float,
         permits: Permits,
         call: Call | None,
-    ) -> Response:
+    ) -> Answer:
         """Follow redirects from the first answer on, each hop under its limits. The first request was sent,
         whatever becomes of the others.
         """
@@ -338,6 +386,7 @@ class Client:
                 count += 1
                 if count > template.most_redirects:
                     raise _too_many(hop, template.most_redirects)
+                await response.aclose()
                 waited = perf_counter()
                 if template.guard is not None:
                     permits.leave("success")  # it makes a request itself, and may wait for another one
@@ -346,22 +395,21 @@ class Client:
                     await permits.enter(following.url.text, is_answered=True)
                 began += perf_counter() - waited  # waiting for a limit is no part of the call
                 hop = following
-                pool = transport.pool(profile, hop.method, hop.body is not None)
-                response = await transport.exchange(
-                    profile, pool, hop, template.max_body, began, template.cut
-                )
+                pool = self._bound().pool(profile, hop.method, hop.body is not None)
+                response = await exchange(profile, pool, hop, template.max_body, began, template.cut)
                 if self._limits or (call is not None and call.is_limited):
                     self._heed(response, permits, call)
             if response.status not in template.accept:
-                raise refuse(hop.method, response)
-        except CallError as error:
-            if template.method not in SAFE_METHODS:
+                raise refuse(hop.method, response, await response.beginning())
+        except BaseException as error:
+            await response.aclose()
+            if isinstance(error, CallError) and template.method not in SAFE_METHODS:
                 error.ambiguous = True
             raise
         response.url, response.redirects = url, count
         return response
 
-    def _heed(self, response: Response, permits: Permits | None, call: Call | None) -> None:
+    def _heed(self, response: ResponseHead, permits: Permits | None, call: Call | None) -> None:
         """Tell the limits of an answer what it says of its server's rate."""
         hint = rate_hint(response)
         if hint is None:
@@ -425,6 +473,17 @@ class Client:
         now = self.statistics()
         state = "closed" if self._closed else f"{now.in_flight} in flight"
         return f"<Client {state}, {now.requests} requests, {now.connections} connections>"
+
+
+def _first_hop(template: Template, url: str, body: bytes | Upload | None, extra: Sequence[str]) -> Hop:
+    """Give the first request of a call."""
+    parsed = parse(url)
+    headers = template.headers
+    if extra:
+        headers = headers.plus(extra)
+    if parsed.userinfo is not None and "authorization" not in headers.names:
+        headers = headers.plus([_basic(parsed.userinfo)], secret=True)
+    return Hop(template.method, parsed, headers, body)
 
 
 def check_method(method: str) -> None:

@@ -14,9 +14,12 @@ from collections.abc import Sequence
 from random import Random
 
 from headrace.aio.gate import Gate
-from headrace.http.response import Response
+from headrace.errors import CallError
+from headrace.http.response import ResponseHead
 from headrace.http.url import RequestUrl
 from headrace.policies import limits as admission
+from headrace.policies.backoff import spread
+from headrace.policies.classify import load_signal
 from headrace.policies.limits import Claim, Limit
 from headrace.policies.rate_headers import RateHint, heed, parse_rate_headers
 from headrace.policies.retry_after import parse_http_date
@@ -53,10 +56,15 @@ class Permits:
         if self._claims:
             heed(self._claims, hint, asyncio.get_running_loop().time(), rng)
 
-    def hold(self, seconds: float) -> None:
-        """Let nothing start with these keys for so long."""
-        if self._claims:
+    def fail(self, error: BaseException, rng: Random) -> None:
+        """Give back what is held, and tell the limits what this end of the request says of load."""
+        if not isinstance(error, CallError):
+            self.leave("ignore")
+            return
+        if error.hold and error.retry_after and self._claims:
+            seconds = spread(error.retry_after, rng)
             admission.hold(self._claims, asyncio.get_running_loop().time() + seconds)
+        self.leave(load_signal(error))
 
     def leave(self, signal: Signal) -> None:
         """Give back what is held, with what the end of the request says of load."""
@@ -65,7 +73,7 @@ class Permits:
             self._gate.leave(claims, signal)
 
 
-def rate_hint(response: Response) -> RateHint | None:
+def rate_hint(response: ResponseHead) -> RateHint | None:
     """Give what an answer says of its server's rate; a look at its raw headers where it says nothing."""
     raw = b"".join(response.raw_head).lower()
     if b"limit" not in raw or not (b"ratelimit" in raw or b"rate-limit" in raw):

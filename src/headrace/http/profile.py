@@ -67,6 +67,10 @@ class Timeouts:
     stall: float | None = 30.0
     total: float | None = 120.0
 
+    def without_total(self) -> Timeouts:
+        """Give the same limits but for the total one, for what may take as long as it goes on."""
+        return self if self.total is None else dataclasses.replace(self, total=None)
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)

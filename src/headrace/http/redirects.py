@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from headrace.http.bodies import Upload
 from headrace.http.errors import InvalidUrl, RedirectRefused
 from headrace.http.headers import Outgoing
-from headrace.http.response import Response
+from headrace.http.response import ResponseHead
 from headrace.http.url import Url, join, mask
 
 __all__ = ["REDIRECTS", "Hop", "next_hop"]
@@ -26,15 +27,15 @@ class Hop(NamedTuple):
     method: str
     url: Url
     headers: Outgoing
-    body: bytes | None
+    body: bytes | Upload | None
 
 
-def next_hop(hop: Hop, response: Response, *, downgrade: bool = False) -> Hop | None:
+def next_hop(hop: Hop, response: ResponseHead, *, downgrade: bool = False) -> Hop | None:
     """Give the request that a redirect asks for; None where the answer is no redirect.
 
     303 becomes GET (but for HEAD), and so do 301 and 302 after POST, as browsers do it; 307 and 308 keep
-    method and body. Raises RedirectRefused for another scheme, an unusable Location, or https to http without
-    `downgrade`.
+    method and body. Raises RedirectRefused for another scheme, an unusable Location, https to http without
+    `downgrade`, or a body that would have to be read twice and cannot.
     """
     if response.status not in REDIRECTS:
         return None
@@ -53,6 +54,10 @@ def next_hop(hop: Hop, response: Response, *, downgrade: bool = False) -> Hop | 
     )
     if becomes_get:
         method, headers, body = "GET", headers.without_body(), None
+    if isinstance(body, Upload) and not body.repeatable:
+        raise _refused(
+            hop, f"status {response.status} asks for the body again, and it could be read once only"
+        )
     if url.origin != hop.url.origin:
         headers = headers.without_credentials()
     return Hop(method, url._replace(userinfo=None), headers, body)

@@ -20,7 +20,7 @@ from headrace.http.errors import BadResponse
 from headrace.http.headers import Headers, split_head
 from headrace.http.url import mask
 
-__all__ = ["COLUMNS", "Response", "Timings"]
+__all__ = ["COLUMNS", "Response", "ResponseHead", "Timings"]
 
 T = TypeVar("T")
 
@@ -41,8 +41,8 @@ class Timings(NamedTuple):
     total: float
 
 
-class Response:
-    """The answer to a request.
+class ResponseHead:
+    """What stands above the body of an answer.
 
     `url` is what was asked for and `final_url` what answered after `redirects` redirects; `attempts` is the
     number of this attempt within its item; `fetched_at` is in seconds since the epoch; `item` is the URL or
@@ -54,7 +54,6 @@ class Response:
         "_head",
         "_headers",
         "attempts",
-        "body",
         "fetched_at",
         "final_url",
         "item",
@@ -66,7 +65,6 @@ class Response:
     url: str
     final_url: str
     status: int
-    body: bytes
     item: Any
     attempts: int
     redirects: int
@@ -77,14 +75,12 @@ class Response:
         url: str,
         status: int,
         head: Sequence[bytes],
-        body: bytes,
         clock: tuple[float, float, float, float, float],
         fetched_at: float,
         item: Any = None,
     ) -> None:
         self.url = self.final_url = url
         self.status = status
-        self.body = body
         self.item = item
         self.attempts = 1
         self.redirects = 0
@@ -104,11 +100,6 @@ class Response:
     def raw_head(self) -> Sequence[bytes]:
         """The lines of status and headers as they came, interim answers first."""
         return self._head
-
-    @property
-    def nbytes(self) -> int:
-        """The size of the body, by which a run weighs its open items."""
-        return len(self.body)
 
     @property
     def http_version(self) -> str:
@@ -132,14 +123,55 @@ class Response:
         )
 
     @property
+    def named_charset(self) -> str | None:
+        """The charset that the headers name, where Python knows it."""
+        named = _CHARSET.search(self.headers.get("content-type", ""))
+        if named is None:
+            return None
+        try:
+            return codecs.lookup(named.group(1)).name
+        except LookupError:
+            return None
+
+
+class Response(ResponseHead):
+    """The answer to a request, with its decoded `body`."""
+
+    __slots__ = ("body",)
+
+    body: bytes
+
+    def __init__(
+        self,
+        url: str,
+        status: int,
+        head: Sequence[bytes],
+        body: bytes,
+        clock: tuple[float, float, float, float, float],
+        fetched_at: float,
+        item: Any = None,
+    ) -> None:
+        super().__init__(url, status, head, clock, fetched_at, item)
+        self.body = body
+
+    async def beginning(self) -> bytes:
+        """Give the first bytes of the body, for the error of a refused status."""
+        return self.body
+
+    async def aclose(self) -> None:
+        """Do nothing: the answer is here."""
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the body, by which a run weighs its open items."""
+        return len(self.body)
+
+    @property
     def charset(self) -> str:
         """The charset that the answer names, else that of a byte order mark, else utf-8."""
-        named = _CHARSET.search(self.headers.get("content-type", ""))
+        named = self.named_charset
         if named is not None:
-            try:
-                return codecs.lookup(named.group(1)).name
-            except LookupError:
-                pass
+            return named
         if self.body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             return "utf-16"
         return "utf-8-sig"

@@ -14,11 +14,11 @@ from typing import Final
 
 from headrace.errors import Disposition, PlanError
 from headrace.http.errors import StatusError
-from headrace.http.response import Response
+from headrace.http.response import ResponseHead
 from headrace.http.url import host, mask
 from headrace.policies.retry_after import parse_http_date, parse_retry_after
 
-__all__ = ["Accept", "parse_accept", "refuse"]
+__all__ = ["BODY_KEPT", "Accept", "parse_accept", "refuse"]
 
 BODY_KEPT: Final = 4096
 Accept = frozenset[int]
@@ -68,8 +68,8 @@ def parse_accept(accept: str) -> Accept:
     return frozenset(codes)
 
 
-def refuse(method: str, response: Response) -> StatusError:
-    """Make the error for a status that is not accepted."""
+def refuse(method: str, response: ResponseHead, body: bytes) -> StatusError:
+    """Make the error for a status that is not accepted; `body` is its beginning, or all of it."""
     status = response.status
     disposition, ambiguous = _MEANING.get(status, (Disposition.PERMANENT, status >= 500))
     retry_after = None if disposition is Disposition.PERMANENT else _retry_after(response)
@@ -82,7 +82,7 @@ def refuse(method: str, response: Response) -> StatusError:
         + (f", asked to wait {retry_after:g} s" if retry_after is not None else ""),
         status=status,
         headers={name: value for name, value in response.headers.items() if name != "set-cookie"},
-        body=response.body[:BODY_KEPT],
+        body=body[:BODY_KEPT],
         retry_after=retry_after,
         hold=hold,
         url=shown,
@@ -93,7 +93,7 @@ def refuse(method: str, response: Response) -> StatusError:
     )
 
 
-def _retry_after(response: Response) -> float | None:
+def _retry_after(response: ResponseHead) -> float | None:
     """Read Retry-After; a date counts from the answer's own clock where it tells the time."""
     wished = response.headers.get("retry-after")
     if wished is None:

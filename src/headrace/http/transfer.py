@@ -158,13 +158,17 @@ class Handle:
         "curl",
         "fresh",
         "head",
+        "hungry",
         "limit",
         "mark",
         "method",
         "on_ready",
+        "paused",
         "profile",
         "seen",
         "sends",
+        "sent",
+        "sent_mark",
         "size",
         "url",
         "usable",
@@ -178,9 +182,11 @@ class Handle:
         self.size = 0
         self.limit: int | None = None
         self.sends = 0
-        self.seen = -1
-        self.mark = self.began = 0.0
+        self.seen = self.sent = -1
+        self.mark = self.sent_mark = self.began = 0.0
         self.usable = True
+        self.paused = False  #: who reads the body is behind, so that it stands still on our account
+        self.hungry = False  #: the rest of the body to send is not there yet
         self.fresh: Any = None  #: what of its name libcurl did not know before
         self.url: Url
         self.on_ready: Callable[[str], None] | None = None  #: told the key when the connection is up
@@ -282,7 +288,7 @@ class Handle:
         self.head.clear()
         self.chunks.clear()
         self.size = self.sends = 0
-        self.seen = -1
+        self.seen = self.sent = -1
         self.on_ready = None
         if self._shortened:
             self.limit_time(self.profile.timeouts.total)
@@ -308,9 +314,18 @@ class Handle:
         # The first line may be a proxy's.
         return self.profile.proxy is not None and any(line.startswith(b"HTTP/2") for line in self.head)
 
+    @property
+    def sends_body(self) -> bool:
+        """Whether the request has a body."""
+        return self._has_body
+
     def still_sending(self) -> bool:
         """Whether the request has not gone out in full."""
-        return self._has_body and self.curl.getinfo(pycurl.POSTTRANSFER_TIME_T) == 0
+        return self.sends_body and self.curl.getinfo(pycurl.POSTTRANSFER_TIME_T) == 0
+
+    def uploaded(self) -> int:
+        """Give the bytes of the body that went out so far."""
+        return int(self.curl.getinfo(pycurl.SIZE_UPLOAD_T))
 
     def progress(self, elapsed: float) -> Progress:
         """Say how far the transfer got."""

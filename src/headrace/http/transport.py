@@ -10,12 +10,15 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from time import perf_counter
 from typing import Final, NamedTuple
 
 import pycurl  # type: ignore[import-untyped]
 
+from headrace.aio.disk import Disk
+from headrace.aio.tasks import TaskOwner
 from headrace.http.errors import ClientClosed, ConnectionLost, HttpError, ResolveFailed, TotalTimedOut
 from headrace.http.headers import NO_HEADERS
 from headrace.http.profile import Profile
@@ -23,6 +26,7 @@ from headrace.http.redirects import REDIRECTS, Hop
 from headrace.http.resolver import Addresses, Resolver
 from headrace.http.response import Response
 from headrace.http.scouting import Scouts
+from headrace.http.streaming import GRACE, StreamedResponse, StreamHandle, pump
 from headrace.http.transfer import Handle, Multi, MultiFailed
 from headrace.http.translate import translate
 from headrace.http.url import mask
@@ -53,6 +57,7 @@ class Transport:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, resolver: Resolver, connections: int) -> None:
         self.loop = loop
+        self.disk = Disk()
         self.requests = 0
         self.connects = 0
         self.received = 0
@@ -90,18 +95,13 @@ class Transport:
 
         Raises HttpError. Cancelling closes the connection at once.
         """
-        url = hop.url
-        waited, fresh, shared = 0.0, None, None if url.scheme == "https" and profile.http2 else False
-        if profile.proxy is not None or not url.literal:
-            waited, fresh = await self._locate(hop, profile)
-        if shared is None:
-            shared = self._scouts.multiplexes(url.key)
-        scouting = shared is None and await self._scouts.may_go_ahead(url.key)
+        waited, fresh, shared, scouting = await self._reach(hop, profile)
         handle: Handle | None = None
         try:
             if self._multi.broken:
                 await self._rebuild()
-            handle = self._ready(profile, pool, hop, max_body, began, fresh, shared or False, scouting)
+            handle = pool.pop() if pool else Handle(profile, hop.method, hop.body is not None, self.loop.time)
+            self._ready(handle, hop, max_body, began, fresh, shared, scouting)
             await self._multi.start(handle.curl)
             return self._answer(handle, hop, waited, began)
         except (pycurl.error, MultiFailed) as error:
@@ -112,49 +112,126 @@ class Transport:
             raise self._failed(error, handle, hop, began) from error
         finally:
             if scouting:
-                self._scouts.done(url.key)
+                self._scouts.done(hop.url.key)
             if handle is not None:
                 self._let_go(handle, pool)
 
+    async def open(
+        self, profile: Profile, _pool: Pool, hop: Hop, max_body: int | None, began: float, _cut: bool = False
+    ) -> StreamedResponse:
+        """Send one request and give its answer when the headers are there, whatever the status; who takes it closes it.
+
+        Raises HttpError, or what reading the body of the request raised. Cancelling closes the connection at once.
+        """
+        waited, fresh, shared, scouting = await self._reach(hop, profile)
+        handle: StreamHandle | None = None
+        pumping: TaskOwner | None = None
+        is_open = False
+        try:
+            if self._multi.broken:
+                await self._rebuild()
+            handle = StreamHandle(profile, hop.method, hop.body, self.loop.time)
+            handle.usable = False
+            self._ready(handle, hop, max_body, began, fresh, shared, scouting)
+            future = self._multi.start(handle.curl)
+            future.add_done_callback(handle.transfer_ended)
+            if handle.upload is not None:
+                pumping = TaskOwner(on_error=functools.partial(self._multi.end, handle.curl))
+                pumping.start(pump(handle.upload, handle, self.disk), "headrace-upload")
+            while not handle.headed and not future.done():
+                await handle.arrival()
+            if not handle.headed:
+                future.result()
+            head = self._head(handle, hop, waited, began)
+            is_open = True
+            return StreamedResponse(
+                handle,
+                future,
+                pumping,
+                functools.partial(self._failed, handle=handle, hop=hop, began=began),
+                functools.partial(self._end_stream, handle),
+                hop.url.text,
+                handle.curl.getinfo(pycurl.RESPONSE_CODE),
+                tuple(handle.head),
+                head,
+                time.time(),
+            )
+        except (pycurl.error, MultiFailed) as error:
+            if handle is None:
+                raise
+            raise self._failed(error, handle, hop, began) from error
+        finally:
+            if scouting:
+                self._scouts.done(hop.url.key)
+            if handle is not None and not is_open:
+                self._let_go(handle, [])
+                if pumping is not None:
+                    await pumping.cancel(GRACE)
+
+    async def _reach(self, hop: Hop, profile: Profile) -> tuple[float, _Located | None, bool, bool]:
+        """Find where a hop leads: the seconds that took, what libcurl does not know of it yet, whether its connections are
+        known to be shared, and whether it goes ahead of others to find that out.
+        """
+        url = hop.url
+        waited, fresh, shared = 0.0, None, None if url.scheme == "https" and profile.http2 else False
+        if profile.proxy is not None or not url.literal:
+            waited, fresh = await self._locate(hop, profile)
+        if shared is None:
+            shared = self._scouts.multiplexes(url.key)
+        scouting = shared is None and await self._scouts.may_go_ahead(url.key)
+        return waited, fresh, shared or False, scouting
+
     def _ready(
         self,
-        profile: Profile,
-        pool: Pool,
+        handle: Handle,
         hop: Hop,
         max_body: int | None,
         began: float,
         fresh: _Located | None,
         shared: bool,
         scouting: bool,
-    ) -> Handle:
-        """Take a handle and set it up for one request."""
+    ) -> None:
+        """Set a handle up for one request. From here on it is in flight."""
         if self._closed:
             raise _closed(hop)
+        self._flying.add(handle)
         gone = perf_counter() - began
-        left = _left(hop, profile, gone) if gone > SOON else None
-        method, url, headers, body = hop
-        handle = pool.pop() if pool else Handle(profile, method, body is not None, self.loop.time)
+        left = _left(hop, handle.profile, gone) if gone > SOON else None
+        url, headers, body = hop.url, hop.headers, hop.body
         handle.began = began
         handle.fresh = fresh
         if scouting:
             handle.on_ready = self._scouts.arrived
-        self._flying.add(handle)
         self.requests += 1
-        handle.prepare(url, headers.lines, body, max_body, fresh.entry if fresh is not None else None, shared)
+        sent = body if isinstance(body, bytes) else None
+        handle.prepare(url, headers.lines, sent, max_body, fresh.entry if fresh is not None else None, shared)
         if left is not None:
             handle.limit_time(left)
-        self._watch.need(self.loop, profile)
-        return handle
+        self._watch.need(self.loop, handle.profile)
 
     def _answer(self, handle: Handle, hop: Hop, waited: float, began: float) -> Response:
         """Read what the transfer brought, before its handle serves the next one."""
+        body = handle.take_body()
+        self.received += len(body)
+        clock = self._head(handle, hop, waited, began)
+        return Response(
+            hop.url.text,
+            handle.curl.getinfo(pycurl.RESPONSE_CODE),
+            tuple(handle.head),
+            body,
+            clock,
+            time.time(),
+        )
+
+    def _head(
+        self, handle: Handle, hop: Hop, waited: float, began: float
+    ) -> tuple[float, float, float, float, float]:
+        """Learn what the head of an answer tells, and give the seconds spent in each phase."""
         if not handle.head_is_whole():
             raise _head_cut(hop, perf_counter() - began)
         if handle.fresh is not None:
             self._remember(handle.fresh)
         getinfo = handle.curl.getinfo
-        body = handle.take_body()
-        self.received += len(body)
         connected = getinfo(pycurl.CONNECT_TIME)
         secured = 0.0
         if connected:  # it is 0 on a kept connection
@@ -164,14 +241,7 @@ class Transport:
         first_byte = getinfo(pycurl.STARTTRANSFER_TIME) - sent
         if hop.url.scheme == "https":
             self._scouts.learn(hop.url.key, handle.multiplexed())
-        return Response(
-            hop.url.text,
-            getinfo(pycurl.RESPONSE_CODE),
-            tuple(handle.head),
-            body,
-            (waited, connected, secured, first_byte, perf_counter() - began),
-            time.time(),
-        )
+        return waited, connected, secured, first_byte, perf_counter() - began
 
     async def _locate(self, hop: Hop, profile: Profile) -> tuple[float, _Located | None]:
         """Resolve the host of a hop, or its proxy: the seconds that took, and what libcurl does not know
@@ -199,8 +269,7 @@ class Transport:
 
     def _let_go(self, handle: Handle, pool: Pool) -> None:
         """End what may still be under way on a handle, and keep it for the next request."""
-        multi = self._multi
-        multi.let_go(handle.curl)
+        self._multi.let_go(handle.curl)
         self._flying.discard(handle)
         handle.clear()
         if handle.usable and not self._closed and len(pool) < IDLE_HANDLES:
@@ -208,8 +277,13 @@ class Transport:
         else:
             handle.close()
 
-    def _failed(self, error: Exception, handle: Handle, hop: Hop, began: float) -> HttpError:
-        """Say why a transfer failed."""
+    def _end_stream(self, handle: StreamHandle) -> None:
+        """Close a stream; its connection is kept if the body had come to its end."""
+        self.received += handle.size
+        self._let_go(handle, [])
+
+    def _failed(self, error: Exception, handle: Handle, hop: Hop, began: float) -> Exception:
+        """Say why a transfer failed. An error that is not libcurl's is what it ended with itself."""
         if isinstance(error, MultiFailed):
             handle.usable = False
             shown = mask(hop.url.text)
@@ -218,6 +292,8 @@ class Transport:
                 url=shown,
                 host=hop.url.key,
             )
+        if not isinstance(error, pycurl.error):
+            return error
         return translate(error, handle.progress(perf_counter() - began))
 
     # ------------------------------------------------------------------------------------------------ endings
@@ -239,6 +315,7 @@ class Transport:
             return
         self._closed = True
         self._watch.stop()
+        self.disk.close()
         for handle in list(self._flying):
             self._multi.end(handle.curl, _closed(Hop(handle.method, handle.url, NO_HEADERS, None)))
         await self._multi.aclose()

@@ -70,6 +70,7 @@ class Watch:
         if late > LATE:
             for handle in self.flying:
                 handle.mark += late
+                handle.sent_mark += late
         else:
             for handle in list(self.flying):
                 error = self._judge(handle, now)
@@ -85,12 +86,16 @@ class Watch:
         if not handle.head:
             if handle.still_sending():
                 handle.mark = now
-            elif limits.first_byte is not None and now - handle.mark >= limits.first_byte:
+                return self._judge_upload(handle, now, limits.stall)
+            if limits.first_byte is not None and now - handle.mark >= limits.first_byte:
                 return _error(
                     FirstByteTimedOut, handle, f"no byte of an answer within {limits.first_byte:g} s"
                 )
             return None
         if limits.stall is None:
+            return None
+        if handle.paused:
+            handle.seen = -1
             return None
         seen = handle.size + len(handle.head)
         if handle.seen < 0 or seen - handle.seen >= LEAST_RATE * limits.stall:
@@ -99,12 +104,27 @@ class Watch:
             return _error(Stalled, handle, f"only {seen - handle.seen} bytes in {limits.stall:g} s")
         return None
 
+    @staticmethod
+    def _judge_upload(handle: Handle, now: float, stall: float | None) -> HttpError | None:
+        if stall is None:
+            return None
+        uploaded = handle.uploaded()
+        if handle.hungry or handle.sent < 0 or uploaded - handle.sent >= LEAST_RATE * stall:
+            handle.sent, handle.sent_mark = uploaded, now
+        elif now - handle.sent_mark >= stall:
+            taken = uploaded - handle.sent
+            return _error(
+                Stalled, handle, f"only {taken} bytes of the request were taken in {stall:g} s", "send"
+            )
+        return None
 
-def _error(kind: type[HttpError], handle: Handle, what: str) -> HttpError:
+
+def _error(kind: type[HttpError], handle: Handle, what: str, phase: str | None = None) -> HttpError:
     shown = mask(handle.url.text)
     return kind(
         f"{handle.method} {shown}: {what}",
         url=shown,
         host=handle.url.key,
+        phase=phase,
         elapsed=perf_counter() - handle.began,
     )
