@@ -22,6 +22,7 @@ from headrace.aio.gate import Gate
 from headrace.errors import CallError, PlanError
 from headrace.http.bodies import UNSET, Body, Unset, Upload, encode
 from headrace.http.errors import ClientClosed, TooManyRedirects
+from headrace.http.exchange import Connector, Pool, Transport, stand_in
 from headrace.http.headers import HeaderValue, Outgoing, compile_headers
 from headrace.http.permits import Permits, rate_hint
 from headrace.http.profile import SAFE_METHODS, Profile, Timeouts, idle_connections
@@ -31,7 +32,7 @@ from headrace.http.response import Response, ResponseHead
 from headrace.http.secrets import Secret
 from headrace.http.status import Accept, parse_accept, refuse
 from headrace.http.streaming import Answer, Answered, Exchange, StreamedCall, StreamedResponse
-from headrace.http.transport import Pool, Transport
+from headrace.http.transport import CurlTransport
 from headrace.http.url import Url, mask, parse
 from headrace.policies.limits import Limit
 from headrace.ports import Call, current_call
@@ -90,7 +91,8 @@ class Client:
     origin). `max_body` caps the decoded body in bytes (None: no cap). `limits` are taken around each request,
     but for those that the flow which makes the call has taken for it. `downgrade` allows redirects from https to http.
     `connections` is how many are kept open when idle. The environment's
-    proxy variables are not read: give `proxy=`. Raises PlanError for options that cannot work.
+    proxy variables are not read: give `proxy=`. `transport` takes the place of the network, as
+    `headrace.testing.ScriptedHttp` does. Raises PlanError for options that cannot work.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class Client:
         limits: Sequence[Limit] = (),
         connections: int | None = None,
         resolver: Resolver | None = None,
+        transport: Connector | None = None,
     ) -> None:
         self._profile = Profile(timeouts or Timeouts(), user_agent, proxy, http2, ca_file, certificate)
         self._profiles = {self._profile.timeouts: self._profile}
@@ -123,12 +126,16 @@ class Client:
         self._templates: dict[str, Template] = {}
         self._robots: dict[tuple[str, Profile], Robots] = {}
         self._transport: Transport | None = None
+        self._connector = transport
+        self._clock: Callable[[], float] = perf_counter
         self._gate = Gate()
         self._rng = Random()
         self._closed = False
         self._failures = 0
         compile_headers(self._headers)
         self._profile.check()
+        if transport is not None and not callable(getattr(transport, "connect", None)):
+            raise PlanError(f"transport={transport!r}: give a headrace.testing.ScriptedHttp, or leave it out")
 
     # ----------------------------------------------------------------------------------------------- requests
 
@@ -341,7 +348,7 @@ class Client:
             permits = Permits(self._gate, self._limits, call)
             await permits.enter(hop.url.text)
         try:
-            began = perf_counter()
+            began = self._clock()
             response = await exchange(
                 template.profile, template.pool, hop, template.max_body, began, template.cut
             )
@@ -387,13 +394,13 @@ class Client:
                 if count > template.most_redirects:
                     raise _too_many(hop, template.most_redirects)
                 await response.aclose()
-                waited = perf_counter()
+                waited = self._clock()
                 if template.guard is not None:
                     permits.leave("success")  # it makes a request itself, and may wait for another one
                     await template.guard(following.url)
                 if self._limits or (call is not None and not call.covers(following.url.text)):
                     await permits.enter(following.url.text, is_answered=True)
-                began += perf_counter() - waited  # waiting for a limit is no part of the call
+                began += self._clock() - waited  # waiting for a limit is no part of the call
                 hop = following
                 pool = self._bound().pool(profile, hop.method, hop.body is not None)
                 response = await exchange(profile, pool, hop, template.max_body, began, template.cut)
@@ -427,15 +434,20 @@ class Client:
         """
         transport = self._transport
         if transport is None:
-            if self._closed:
-                raise ClientClosed("the client is closed: open another one", ambiguous=False)
-            self._resolver = self._resolver or Resolver()
-            transport = self._transport = Transport(
-                asyncio.get_running_loop(), self._resolver, self._connections
-            )
+            transport = self._transport = self._connect(asyncio.get_running_loop())
+            self._clock = transport.clock
         elif transport.loop is not asyncio.get_running_loop():
             raise PlanError("a Client belongs to the event loop of its first request: open one in each loop")
         return transport
+
+    def _connect(self, loop: asyncio.AbstractEventLoop) -> Transport:
+        if self._closed:
+            raise ClientClosed("the client is closed: open another one", ambiguous=False)
+        connector = self._connector or stand_in()
+        if connector is not None:
+            return connector.connect(loop)
+        self._resolver = self._resolver or Resolver()
+        return CurlTransport(loop, self._resolver, self._connections)
 
     async def aclose(self) -> None:
         """Close all connections; calls under way fail with ClientClosed. Repeatable; never blocks the

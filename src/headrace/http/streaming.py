@@ -35,7 +35,16 @@ from headrace.http.status import BODY_KEPT
 from headrace.http.transfer import Handle
 from headrace.http.url import mask
 
-__all__ = ["Answer", "Answered", "Exchange", "StreamHandle", "StreamedCall", "StreamedResponse", "pump"]
+__all__ = [
+    "Answer",
+    "Answered",
+    "Exchange",
+    "Incoming",
+    "StreamHandle",
+    "StreamedCall",
+    "StreamedResponse",
+    "pump",
+]
 
 #: Bytes of a body that may wait to be read, before its transfer is paused.
 MOST_BUFFERED: Final = 1 << 20
@@ -195,6 +204,20 @@ async def pump(upload: Upload, handle: StreamHandle, disk: Disk) -> None:
     handle.end_body()
 
 
+class Incoming(Protocol):
+    """A body that comes in: `chunks` are there and not taken yet."""
+
+    chunks: list[bytes]
+
+    async def arrival(self) -> None:
+        """Wait until something arrives, or the transfer ends. One at a time may wait."""
+        ...
+
+    def take(self) -> list[bytes]:
+        """Give the chunks that are there, and let more come."""
+        ...
+
+
 class StreamedResponse(ResponseHead):
     """An answer whose body is read while it comes: `async for chunk in response`, or `await response.read()`.
 
@@ -207,7 +230,7 @@ class StreamedResponse(ResponseHead):
 
     def __init__(
         self,
-        handle: StreamHandle,
+        handle: Incoming,
         future: asyncio.Future[Any],
         pumping: TaskOwner | None,
         judge: Callable[[Exception], Exception],
@@ -215,7 +238,7 @@ class StreamedResponse(ResponseHead):
         *head: Any,
     ) -> None:
         super().__init__(*head)
-        self._handle: StreamHandle | None = handle
+        self._handle: Incoming | None = handle
         self._future = future
         self._pumping = pumping
         self._judge = judge

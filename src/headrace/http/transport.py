@@ -19,7 +19,8 @@ import pycurl  # type: ignore[import-untyped]
 
 from headrace.aio.disk import Disk
 from headrace.aio.tasks import TaskOwner
-from headrace.http.errors import ClientClosed, ConnectionLost, HttpError, ResolveFailed, TotalTimedOut
+from headrace.http.errors import ClientClosed, HttpError, ResolveFailed
+from headrace.http.exchange import Pool, closed, head_cut, time_left
 from headrace.http.headers import NO_HEADERS
 from headrace.http.profile import Profile
 from headrace.http.redirects import REDIRECTS, Hop
@@ -32,13 +33,11 @@ from headrace.http.translate import translate
 from headrace.http.url import mask
 from headrace.http.watch import Watch
 
-__all__ = ["Pool", "Transport"]
+__all__ = ["CurlTransport"]
 
 IDLE_HANDLES: Final = 1024
 MAX_LOADED: Final = 10_000
 SOON: Final = 0.01  # seconds of a call that are not worth a change of its total limit
-
-Pool = list[Handle]
 
 
 class _Located(NamedTuple):
@@ -49,11 +48,13 @@ class _Located(NamedTuple):
     entry: str
 
 
-class Transport:
+class CurlTransport:
     """The part of a client that touches the network. Bound to one event loop.
 
     `connections` is how many are kept open when idle.
     """
+
+    clock = staticmethod(perf_counter)
 
     def __init__(self, loop: asyncio.AbstractEventLoop, resolver: Resolver, connections: int) -> None:
         self.loop = loop
@@ -193,10 +194,10 @@ class Transport:
     ) -> None:
         """Set a handle up for one request. From here on it is in flight."""
         if self._closed:
-            raise _closed(hop)
+            raise closed(hop)
         self._flying.add(handle)
         gone = perf_counter() - began
-        left = _left(hop, handle.profile, gone) if gone > SOON else None
+        left = time_left(hop, handle.profile, gone) if gone > SOON else None
         url, headers, body = hop.url, hop.headers, hop.body
         handle.began = began
         handle.fresh = fresh
@@ -228,7 +229,7 @@ class Transport:
     ) -> tuple[float, float, float, float, float]:
         """Learn what the head of an answer tells, and give the seconds spent in each phase."""
         if not handle.head_is_whole():
-            raise _head_cut(hop, perf_counter() - began)
+            raise head_cut(hop, perf_counter() - began)
         if handle.fresh is not None:
             self._remember(handle.fresh)
         getinfo = handle.curl.getinfo
@@ -317,44 +318,12 @@ class Transport:
         self._watch.stop()
         self.disk.close()
         for handle in list(self._flying):
-            self._multi.end(handle.curl, _closed(Hop(handle.method, handle.url, NO_HEADERS, None)))
+            self._multi.end(handle.curl, closed(Hop(handle.method, handle.url, NO_HEADERS, None)))
         await self._multi.aclose()
         for pool in self._pools.values():
             while pool:
                 pool.pop().close()
         self._pools.clear()
-
-
-def _closed(hop: Hop) -> ClientClosed:
-    shown = mask(hop.url.text)
-    return ClientClosed(f"{hop.method} {shown}: the client was closed", url=shown, host=hop.url.key)
-
-
-def _head_cut(hop: Hop, elapsed: float) -> ConnectionLost:
-    shown = mask(hop.url.text)
-    return ConnectionLost(
-        f"{hop.method} {shown}: the connection ended within the headers of the answer, after {elapsed:.3g} s",
-        url=shown,
-        host=hop.url.key,
-        elapsed=elapsed,
-    )
-
-
-def _left(hop: Hop, profile: Profile, gone: float) -> float | None:
-    """What the call has left of its total limit, after a resolve or a redirect."""
-    total = profile.timeouts.total
-    if total is None:
-        return None
-    if gone >= total:
-        shown = mask(hop.url.text)
-        raise TotalTimedOut(
-            f"{hop.method} {shown}: not finished within its total time limit of {total:g} s",
-            url=shown,
-            host=hop.url.key,
-            phase="redirect",
-            elapsed=gone,
-        )
-    return total - gone
 
 
 def _is_cut(handle: Handle, cut: bool) -> bool:

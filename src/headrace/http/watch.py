@@ -17,13 +17,13 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from headrace.http.errors import FirstByteTimedOut, HttpError, Stalled
-from headrace.http.url import mask
+from headrace.http.url import Url, mask
 
 if TYPE_CHECKING:
     from headrace.http.profile import Profile
     from headrace.http.transfer import Handle
 
-__all__ = ["Watch"]
+__all__ = ["LEAST_RATE", "Watch", "too_late"]
 
 LATE: Final = 0.25  # seconds
 LEAST_RATE: Final = 32  # bytes a second, below which a body stands still
@@ -120,11 +120,12 @@ class Watch:
 
 
 def _error(kind: type[HttpError], handle: Handle, what: str, phase: str | None = None) -> HttpError:
-    shown = mask(handle.url.text)
-    return kind(
-        f"{handle.method} {shown}: {what}",
-        url=shown,
-        host=handle.url.key,
-        phase=phase,
-        elapsed=perf_counter() - handle.began,
-    )
+    return too_late(kind, handle.method, handle.url, what, perf_counter() - handle.began, phase)
+
+
+def too_late(
+    kind: type[HttpError], method: str, url: Url, what: str, elapsed: float, phase: str | None = None
+) -> HttpError:
+    """Make the error of a request that passed a limit."""
+    shown = mask(url.text)
+    return kind(f"{method} {shown}: {what}", url=shown, host=url.key, phase=phase, elapsed=elapsed)
