@@ -98,6 +98,9 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
                 "run", "run_real", "loop_factory", "VirtualLoop", "DeadlockError", "cancel_everywhere", "count_await_points",
                 "Ending", "Traced", "no_leaks", "open_descriptors",
             ],
+            "Scripted HTTP": [
+                "ScriptedHttp", "headrace.testing.scripted.Route", "ScriptedReply", "ScriptedRequest", "UnscriptedRequest",
+            ],
             "Conformance of sources and sinks": [
                 "headrace.testing.conformance.check_replayable", "headrace.testing.conformance.check_transactional",
             ],
@@ -109,7 +112,7 @@ MODULES = {"files", "http", "sqlite"}
 #: Classes that programs make or take apart, so that their parameters matter; of dataclasses the fields are shown anyway.
 CONSTRUCTED = {
     "Flow", "Group", "Inbox", "Limit", "RetryAfter", "GiveUp", "Skip", "Outcome", "Done", "Failed", "Skipped", "Parked",
-    "Returned", "Client", "Secret", "Resolver", "Timings", "VirtualLoop",
+    "Returned", "Client", "Secret", "Resolver", "Timings", "VirtualLoop", "ScriptedReply",
 }  # fmt: skip
 
 

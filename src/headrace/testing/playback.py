@@ -326,7 +326,7 @@ class ScriptedTransport:
             await self._break(transfer, reply.after, fault, first_byte, total)
         await _within(_sleep(reply.after), first_byte, total)
         if fault is not None and fault.stage == "head":
-            if reply.fault == "reset in headers":
+            if reply.fault == "cut in headers":
                 raise head_cut(hop, now() - transfer.began)
             raise self._judged(transfer, fault.code, fault.text)
         if not transfer.reused:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Mapping
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, Final, Literal, NamedTuple, TypedDict, get_args
 
 import msgspec
 
@@ -20,7 +20,7 @@ from headrace.http.bodies import UNSET
 from headrace.http.headers import Headers
 from headrace.http.url import mask
 
-__all__ = ["FAULTS", "Fault", "FaultMeaning", "ScriptedReply", "ScriptedRequest", "Step"]
+__all__ = ["FAULTS", "Fault", "FaultMeaning", "ReplyOptions", "ScriptedReply", "ScriptedRequest", "Step"]
 
 Fault = Literal[
     "unknown host",
@@ -38,7 +38,7 @@ Fault = Literal[
     "first byte timeout",
     "bad response",
     "headers too large",
-    "reset in headers",
+    "cut in headers",
     "stall",
     "reset in body",
     "truncated body",
@@ -79,7 +79,7 @@ FAULTS: Final[Mapping[str, FaultMeaning]] = {
     "first byte timeout": FaultMeaning("sent"),
     "bad response": FaultMeaning("sent", 1, "Received HTTP/0.9 when not allowed"),
     "headers too large": FaultMeaning("head", 100, "Too large response headers"),
-    "reset in headers": FaultMeaning("head", 56, _RESET),
+    "cut in headers": FaultMeaning("head", 56, _RESET),
     "stall": FaultMeaning("body"),
     "reset in body": FaultMeaning("body", 56, _RESET),
     "truncated body": FaultMeaning("body", 18, "end of response with bytes missing"),
@@ -90,6 +90,21 @@ FAULTS: Final[Mapping[str, FaultMeaning]] = {
 assert tuple(FAULTS) == get_args(Fault)
 
 Chunks = Iterable[bytes | float] | AsyncIterable[bytes | float]
+HeadersGiven = Mapping[str, str] | Iterable[tuple[str, str]]
+
+
+class ReplyOptions(TypedDict, total=False):
+    """What `ScriptedReply` takes by keyword."""
+
+    json: Any
+    text: str | None
+    body: bytes | None
+    chunks: Chunks | Callable[[], Chunks] | None
+    headers: HeadersGiven | None
+    retry_after: float | str | None
+    after: float
+    every: float
+    fault: Fault | None
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -130,7 +145,11 @@ class ScriptedReply:
         retry_after: The header, in seconds or as it is.
         after: Seconds from the request to the first byte, or to the fault.
         every: Seconds before each chunk.
-        fault: What goes wrong, one of `headrace.testing.replies.Fault`: before an answer, or after the body that is given.
+        fault: What goes wrong. Before an answer: "unknown host", "resolve failed", "resolve timeout", "connect refused",
+            "connect timeout", "tls untrusted", "tls reset", "tls timeout", "reset before send", "reset during send",
+            "stall during send", "reset after send", "first byte timeout", "bad response", "headers too large",
+            "cut in headers", "transport failed". After the body that is given: "stall", "reset in body",
+            "truncated body", "bad coding", "body too large". Timeouts and stalls are silence, which the client's limits end.
 
     Raises PlanError for what cannot be played.
     """
@@ -143,7 +162,7 @@ class ScriptedReply:
         text: str | None = None,
         body: bytes | None = None,
         chunks: Chunks | Callable[[], Chunks] | None = None,
-        headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
+        headers: HeadersGiven | None = None,
         retry_after: float | str | None = None,
         after: float = 0.0,
         every: float = 0.0,
@@ -251,7 +270,7 @@ class ScriptedReply:
     def _spaced(self, piece: bytes | float) -> Iterator[bytes | float]:
         if isinstance(piece, bytes):
             if self.every:
-                yield self.every
+                yield float(self.every)
             yield piece
         elif isinstance(piece, int | float) and 0 <= piece < math.inf:
             yield float(piece)

@@ -19,14 +19,15 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from headrace.errors import PlanError
 from headrace.http.client import Client, check_method
+from headrace.http.errors import InvalidUrl
 from headrace.http.exchange import standing_in
 from headrace.http.url import parse
 from headrace.testing.playback import ScriptedTransport
-from headrace.testing.replies import ScriptedReply, ScriptedRequest, Step
+from headrace.testing.replies import ReplyOptions, ScriptedReply, ScriptedRequest, Step
 
 __all__ = ["Route", "ScriptedHttp", "UnscriptedRequest", "UrlPattern"]
 
@@ -52,7 +53,9 @@ class Route:
         self._played: set[int] = set()
         self.requests: list[ScriptedRequest] = []
 
-    def reply(self, step: Step | int | None = None, /, *, times: int | None = None, **options: Any) -> Route:
+    def reply(
+        self, step: Step | int | None = None, /, *, times: int | None = None, **options: Unpack[ReplyOptions]
+    ) -> Route:
         """Answer the first request to each URL: with a status and what else `ScriptedReply` takes, with a
         ScriptedReply, or with what a function (asynchronous or not) makes of the `ScriptedRequest`; what that raises
         ends the request.
@@ -64,7 +67,9 @@ class Route:
             raise PlanError(f"{self} has replies already: add to them by then(), or script another pattern")
         return self.then(step, times=times, **options)
 
-    def then(self, step: Step | int | None = None, /, *, times: int | None = None, **options: Any) -> Route:
+    def then(
+        self, step: Step | int | None = None, /, *, times: int | None = None, **options: Unpack[ReplyOptions]
+    ) -> Route:
         """Answer the next request to each URL; see `reply`."""
         if times is not None and (not isinstance(times, int) or times < 1):
             raise PlanError(f"times={times!r}: give a number from 1")
@@ -176,7 +181,7 @@ class ScriptedHttp:
                 return step
             self.unscripted.append(request)
             raise UnscriptedRequest(
-                f"{request.method} {request.url} is asked for the {request.nth}th time, and {route} has no more replies"
+                f"request {request.nth} of {request.method} {request.url} is not scripted: {route} has no more replies"
             )
         self.unscripted.append(request)
         known = "\n  ".join(map(repr, self._routes)) or "nothing"
@@ -215,7 +220,10 @@ def _compile(template: str) -> re.Pattern[str]:
         if not name.isidentifier() or names.count(name) > 1:
             raise PlanError(f"url={template!r}: {{{name}}} must be a name, and be there once")
     marks = iter(range(len(names)))
-    text = parse(_FIELD.sub(lambda _: _MARK.format(next(marks)), template)).text
+    try:
+        text = parse(_FIELD.sub(lambda _: _MARK.format(next(marks)), template)).text
+    except InvalidUrl as error:
+        raise PlanError(f"url={template!r}: {error}") from error
     escaped = re.escape(text)
     for number, name in enumerate(names):
         escaped = escaped.replace(_MARK.format(number), f"(?P<{name}>[^/?&#]+)", 1)
