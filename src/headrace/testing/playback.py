@@ -37,7 +37,7 @@ from headrace.http.watch import LEAST_RATE, too_late
 from headrace.ports import current_call
 from headrace.testing.replies import FaultMeaning, ScriptedReply, ScriptedRequest, Step
 
-__all__ = ["ScriptedTransport"]
+__all__ = ["Script", "ScriptedTransport"]
 
 T = TypeVar("T")
 CLOSE: Final = GRACE  # seconds that what is played has to end
