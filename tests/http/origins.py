@@ -9,10 +9,14 @@ import asyncio
 import contextlib
 import inspect
 import socket
+import ssl
+import struct
+import threading
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from tests.http.server import CLOSE, RESET, Request, serve
+import trustme
+from tests.http.server import CLOSE, RESET, Request, always, answer, serve
 
 from headrace.http.client import Client
 from headrace.http.headers import Headers
@@ -131,17 +135,71 @@ async def _play(reply: ScriptedReply, method: str, writer: asyncio.StreamWriter)
     return None
 
 
-def closed_port() -> int:
-    """Give a port on which nobody listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+@contextlib.asynccontextmanager
+async def unreachable(fault: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    """Give a URL where nothing can be sent, for that reason, and the options of the client that shall find out."""
+    match fault:
+        case "unknown host" | "resolve failed" | "resolve timeout":
+            asked = threading.Event()
+
+            def lookup(name: str) -> list[str]:
+                if fault == "resolve timeout":
+                    asked.wait(10)
+                raise socket.gaierror(*RESOLVE_ERRORS.get(fault, RESOLVE_ERRORS["unknown host"]))
+
+            resolver = Resolver(lookup)
+            try:
+                yield "http://nowhere.invalid/", {"resolver": resolver}
+            finally:
+                asked.set()
+                await resolver.aclose()
+        case "connect refused":
+            with socket.socket() as taken:
+                taken.bind(("127.0.0.1", 0))  # and nobody listens
+                yield f"http://127.0.0.1:{taken.getsockname()[1]}/", {}
+        case "connect timeout":
+            with contextlib.ExitStack() as stack:
+                full = stack.enter_context(socket.socket())
+                full.bind(("127.0.0.1", 0))
+                full.listen(0)
+                for _ in range(4):  # fill the queue, so that the next SYN is not answered
+                    filler = stack.enter_context(socket.socket())
+                    filler.setblocking(False)
+                    filler.connect_ex(full.getsockname())
+                yield f"http://127.0.0.1:{full.getsockname()[1]}/", {}
+        case "tls untrusted":
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+            async with serve(always(answer()), context) as server:
+                yield server.url(), {}
+        case _:
+            async with _speechless(resets=fault == "tls reset") as port:
+                yield f"https://127.0.0.1:{port}/", {}
 
 
-def no_such_name() -> Resolver:
-    """Make a resolver that knows no name."""
+RESOLVE_ERRORS = {
+    "unknown host": (socket.EAI_NONAME, "Name or service not known"),
+    "resolve failed": (socket.EAI_AGAIN, "Temporary failure in name resolution"),
+}
 
-    def lookup(name: str) -> list[str]:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    return Resolver(lookup)
+@contextlib.asynccontextmanager
+async def _speechless(*, resets: bool) -> AsyncIterator[int]:
+    """Listen on a port; connections are reset at the first byte, or nothing is said."""
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if resets:
+            await reader.read(1)
+            writer.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )
+        else:
+            await reader.read()
+        writer.close()
+
+    listener = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        yield listener.sockets[0].getsockname()[1]
+    finally:
+        listener.close()
+        await asyncio.sleep(0.05)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.http.origins import Origin, closed_port, no_such_name, scripted_origin, socket_origin
+from tests.http.origins import Origin, scripted_origin, socket_origin, unreachable
 
 import headrace as hr
 from headrace.errors import Disposition
@@ -27,6 +27,7 @@ from headrace.http.errors import (
 from headrace.http.profile import Timeouts
 from headrace.http.secrets import Secret
 from headrace.http.streaming import StreamedResponse
+from headrace.http.url import parse
 from headrace.testing import ScriptedReply, ScriptedRequest, no_leaks
 from headrace.testing import run as run_virtual
 
@@ -340,13 +341,13 @@ def test_total_limit_covers_the_redirects(play: Play) -> None:
     """Two hops that are each within the total limit pass it together."""
 
     async def case(origin: Origin) -> None:
-        origin.on("GET", "/1").reply(302, headers={"Location": "/2"}, after=0.3)
-        origin.on("GET", "/2").reply(after=0.3)
-        async with origin.client(timeouts=Timeouts(total=0.5)) as client:
+        origin.on("GET", "/1").reply(302, headers={"Location": "/2"}, after=0.6)
+        origin.on("GET", "/2").reply(after=0.6)
+        async with origin.client(timeouts=Timeouts(total=1)) as client:
             with pytest.raises(TotalTimedOut) as caught:
                 await client.get(origin.url("/1"))
-            assert caught.value.elapsed >= 0.49
-            assert (await client.get(origin.url("/2"))).status == 200
+            assert caught.value.elapsed >= 0.99
+            assert (await client.get(origin.url("/2"), timeouts=Timeouts())).status == 200
 
     play(case)
 
@@ -458,7 +459,7 @@ def test_reader_that_is_behind_is_no_stall(play: Play) -> None:
         size = 16 << 20
         origin.on("GET", "/large").reply(body=bytes(size))
         async with (
-            origin.client(timeouts=Timeouts(stall=0.2)) as client,
+            origin.client(timeouts=Timeouts(stall=0.3)) as client,
             client.stream("GET", origin.url("/large")) as response,
         ):
             await asyncio.sleep(0.7)
@@ -605,6 +606,10 @@ FAULTS = {
 }
 
 
+#: Those that end with a limit of the client; its time is short for them, and long for the others.
+SILENT = ("first byte timeout", "stall")
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("how", ["request", "stream"])
 def test_faults_of_servers_are_the_same_errors(play: Play, fault: Any, how: str) -> None:
@@ -613,7 +618,7 @@ def test_faults_of_servers_are_the_same_errors(play: Play, fault: Any, how: str)
     async def case(origin: Origin) -> None:
         origin.on("GET", "/f").reply(fault=fault)
         origin.on("GET", "/a").reply(body=b"ok")
-        limits = Timeouts(first_byte=0.2, stall=0.2)
+        limits = Timeouts(first_byte=0.3, stall=0.3) if fault in SILENT else Timeouts()
         async with origin.client(timeouts=limits, max_body=1_000_000) as client:
 
             async def ask() -> None:
@@ -629,10 +634,11 @@ def test_faults_of_servers_are_the_same_errors(play: Play, fault: Any, how: str)
             found = (type(error).__name__, error.phase, error.disposition, error.ambiguous)
             assert found == FAULTS[fault]
             assert (error.url, error.host) == (origin.url("/f"), origin.url("")[7:])
+            patient = {"timeouts": Timeouts()}
             if fault == "cut in headers":  # libcurl keeps that connection, and may find it dead only now
                 with contextlib.suppress(ConnectionLost):
-                    await client.get(origin.url("/a"))
-            assert (await client.get(origin.url("/a"))).body == b"ok"
+                    await client.get(origin.url("/a"), **patient)
+            assert (await client.get(origin.url("/a"), **patient)).body == b"ok"
             assert client.statistics().in_flight == 0
 
     play(case)
@@ -640,27 +646,32 @@ def test_faults_of_servers_are_the_same_errors(play: Play, fault: Any, how: str)
 
 UNSENT = {
     "unknown host": ("ResolveFailed", "resolve", P, False),
+    "resolve failed": ("ResolveFailed", "resolve", T, False),
+    "resolve timeout": ("ResolveFailed", "resolve", T, False),
     "connect refused": ("ConnectFailed", "connect", T, False),
+    "connect timeout": ("ConnectTimedOut", "connect", T, False),
+    "tls untrusted": ("TlsFailed", "tls", P, False),
+    "tls reset": ("TlsFailed", "tls", T, False),
+    "tls timeout": ("ConnectTimedOut", "tls", T, False),
 }
 
 
 @pytest.mark.parametrize("fault", UNSENT)
 def test_faults_before_anything_is_sent(play: Play, fault: Any) -> None:
-    """A name that is not there and a port where nobody listens: nothing was sent, and the error says so."""
+    """Names, ports and handshakes that fail are the same errors, and they say that nothing was sent."""
 
     async def case(origin: Origin) -> None:
-        name = "nowhere.invalid" if fault == "unknown host" else "127.0.0.1"
-        url = f"http://{name}:{closed_port()}/"
-        origin.script.on("GET", url).reply(fault=fault)
-        resolver = no_such_name()
-        async with origin.client(resolver=resolver) as client:
-            with pytest.raises(HttpError) as caught:
-                await client.get(url)
-        await resolver.aclose()
+        async with unreachable(fault) as (url, options):
+            origin.script.on("GET", url).reply(fault=fault)
+            limits = Timeouts(resolve=0.3, connect=0.3) if "timeout" in fault else Timeouts()
+            async with origin.client(timeouts=limits, **options) as client:
+                with pytest.raises(HttpError) as caught:
+                    await client.get(url)
         error = caught.value
         found = (type(error).__name__, error.phase, error.disposition, error.ambiguous)
         assert found == UNSENT[fault]
         assert error.url == url
+        assert error.host == f"{parse(url).host}:{parse(url).port}"
         assert not any(request.sent for request in origin.requests)
 
     play(case)

@@ -8,9 +8,11 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Any, assert_type
 
 import headrace as hr
+from headrace.testing import ScriptedHttp, ScriptedReply, ScriptedRequest
 
 
 class User:
@@ -144,6 +146,24 @@ async def requests() -> None:
         assert_type(response, hr.http.Response)
         assert_type(response.json(), Any)
         assert_type(response.json(dict[str, int]), dict[str, int])
+
+
+async def answer(request: ScriptedRequest) -> ScriptedReply:
+    return ScriptedReply(json={"id": request.fields["id"]})
+
+
+async def scripted_requests() -> None:
+    script = ScriptedHttp()
+    script.on("GET", "https://api.example/{id}").reply(429, retry_after=2).then(
+        fault="stall", body=b"x"
+    ).then(answer)
+    assert_type(script.client(max_body=10), hr.http.Client)
+    hr.http.fetch(client=script.client)
+    hr.http.fetch(client=partial(hr.http.Client, transport=script))
+    assert_type(script.requests, list[ScriptedRequest])
+    script.on("GET", "https://a/").reply(fault="stal")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    script.on("GET", "https://a/").reply(jsn=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    hr.http.Client(transport=7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def scripts_are_checked() -> None:

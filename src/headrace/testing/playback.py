@@ -382,7 +382,7 @@ class ScriptedTransport:
         """Let the body arrive."""
         limit = transfer.profile.timeouts.stall
         enough = 0.0 if limit is None else LEAST_RATE * limit
-        seen, mark, now = 0, self.loop.time(), self.loop.time
+        seen, shown, mark, now = 0, 0, self.loop.time(), self.loop.time
 
         def stall() -> _Limit:
             return _Limit(
@@ -404,6 +404,11 @@ class ScriptedTransport:
                     seen, mark = transfer.size, now()
                 elif transfer.size - seen >= enough:
                     seen, mark = transfer.size, now()
+                if transfer.size - shown >= MOST_BUFFERED:
+                    shown = transfer.size
+                    await asyncio.sleep(
+                        0
+                    )  # an endless body shall not hold the loop, so that it can be cancelled
         fault = reply.meaning
         if fault is not None:
             await self._break(transfer, 0.0, fault, stall(), total)

@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from typing import Any, Final, Unpack
 
 from headrace.errors import PlanError
@@ -124,7 +125,7 @@ class ScriptedHttp:
         self.requests: list[ScriptedRequest] = []
         self.unscripted: list[ScriptedRequest] = []
         self._routes: list[Route] = []
-        self._counts: dict[tuple[int, str, str], int] = {}
+        self._counts: dict[tuple[int, str, str], Iterator[int]] = {}
 
     def on(self, method: str, url: UrlPattern) -> Route:
         """Script what answers a method ("*": any) at a URL; the first pattern that matches counts.
@@ -173,7 +174,9 @@ class ScriptedHttp:
             if fields is None:
                 continue
             key = (number, request.method, request.url)
-            request.nth = self._counts[key] = self._counts.get(key, 0) + 1
+            request.nth = next(
+                self._counts.setdefault(key, count(1))
+            )  # clients of several threads may ask at once
             request.fields = fields
             route.requests.append(request)
             step = route.step(request.nth)
