@@ -69,11 +69,11 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
             "Errors": [
                 "HeadraceError", "PlanError", "SourceError", "SinkError", "LedgerError", "headrace.errors.LedgerBusy",
                 "headrace.errors.IdentityChanged", "CallError", "headrace.errors.Disposition", "TimedOut", "InDoubt",
-                "headrace.errors.WorkerDied", "ItemsFailed", "LaneError", "headrace.errors.EngineError",
+                "headrace.errors.WorkerDied", "headrace.errors.ItemUnreadable", "ItemsFailed", "LaneError", "headrace.errors.EngineError",
             ],
         },
     ),
-    "headrace.files": ("hr.files", {"Sources": ["lines"]}),
+    "headrace.files": ("hr.files", {"Sources": ["lines", "csv", "jsonl"]}),
     "headrace.sqlite": ("hr.sqlite", {"Sinks": ["table", "keep"]}),
     "headrace.http": (
         "hr.http",

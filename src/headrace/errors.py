@@ -5,7 +5,7 @@ HeadraceError
 ├── SourceError        the world's: what gives the items
 ├── SinkError          the world's: what takes the results
 ├── LedgerError        the world's: the durable record (LedgerBusy, IdentityChanged)
-├── CallError          one item's: TimedOut, InDoubt, WorkerDied, BreakerOpen, and those of the adapters
+├── CallError          one item's: TimedOut, InDoubt, WorkerDied, BreakerOpen, ItemUnreadable, and those of the adapters
 ├── LaneError          a lane can run no more calls
 ├── ItemsFailed        what `.values` and `check()` raise: an ExceptionGroup with the items
 └── EngineError        ours: please report
@@ -32,6 +32,7 @@ __all__ = [
     "HeadraceError",
     "IdentityChanged",
     "InDoubt",
+    "ItemUnreadable",
     "ItemsFailed",
     "LaneError",
     "LedgerBusy",
@@ -112,6 +113,12 @@ class CallError(HeadraceError):
     ambiguous: bool = False
     retry_after: float | None = None
     hold: bool = False
+
+
+class ItemUnreadable(CallError):
+    """The source holds something at this item's place that is no item: a broken record, bytes that are no text. No call
+    was made.
+    """
 
 
 class TimedOut(CallError, TimeoutError):

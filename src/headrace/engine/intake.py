@@ -23,10 +23,10 @@ from headrace.engine.parking import LOOK_EVERY
 from headrace.engine.stage import Caller
 from headrace.engine.texts import one_line
 from headrace.engine.window import WEIGHTLESS
-from headrace.errors import HeadraceError, InDoubt, SourceError
+from headrace.errors import HeadraceError, InDoubt, ItemUnreadable, SourceError
 from headrace.item import Delivery
 from headrace.policies.holds import Place
-from headrace.ports import Bookmark, Chunk, Intent, Reader
+from headrace.ports import Bookmark, Chunk, Intent, Reader, Unreadable
 
 if TYPE_CHECKING:
     from headrace.engine.run import Run
@@ -307,7 +307,10 @@ class Intake:
         run = self.run
         if self._in_doubt:
             deliveries = [d for d in deliveries if not self._was_in_doubt(d)]
-        if not WEIGHTLESS.issuperset(map(type, payloads)):
+        kinds = set(map(type, payloads))
+        if not kinds <= WEIGHTLESS:
+            if Unreadable in kinds:
+                deliveries = [d for d in deliveries if not self._is_unreadable(d)]
             for delivery in deliveries:
                 run.window.weigh(delivery, delivery.item)
         first = run.nodes[0] if run.nodes else None
@@ -329,6 +332,14 @@ class Intake:
         died = InDoubt("an earlier run died when the call had gone out; its end is unknown")
         count_sent(delivery, 1)
         self.run.endings.fail(delivery, "run", died, in_doubt=True)
+        return True
+
+    def _is_unreadable(self, delivery: Delivery) -> bool:
+        found = delivery.item
+        if type(found) is not Unreadable:
+            return False
+        delivery.item = delivery.value = found.text
+        self.run.endings.fail(delivery, "source", ItemUnreadable(found.why))
         return True
 
     def _mark(self, bookmark: Bookmark) -> None:

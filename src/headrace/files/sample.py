@@ -37,18 +37,24 @@ def sample_prefix(descriptor: int, size: int, known: dict[int, str] | None = Non
     return {"size": size, "pieces": pieces}
 
 
-def verify_prefix(descriptor: int, path: str, sample: Mapping[str, Any]) -> str | None:
-    """Say how the file's beginning differs from a sample; None if it does not. Raises OSError."""
+def verify_prefix(
+    descriptor: int, path: str, sample: Mapping[str, Any], *, in_lines: bool = True
+) -> str | None:
+    """Say how the file's beginning differs from a sample, with the lines if it has any; None if it does not.
+
+    Raises OSError.
+    """
     size = int(sample["size"])
     now = os.fstat(descriptor).st_size
     if now < size:
         return f"{path} is shorter than before: {size:,} bytes of it had been read, it has {now:,}"
     for offset, length, recorded in sample["pieces"]:
         if _hash(os.pread(descriptor, length, offset)) != recorded:
-            return _where(descriptor, path, offset, length)
-    if sample.get("torn") and now > size and not _ends_line(os.pread(descriptor, 2, size)):
-        number = int(sample["lines"])
-        return f"{path}, line {number} has grown: when it was read, it was the last one and had no line end"
+            return (
+                _where(descriptor, path, offset, length)
+                if in_lines
+                else f"{path} differs from what was read before"
+            )
     return None
 
 
@@ -63,10 +69,6 @@ def _places(size: int) -> Iterator[tuple[int, int]]:
         place *= 2
     if tail < size:
         yield tail, size - tail
-
-
-def _ends_line(following: bytes) -> bool:
-    return following.startswith(b"\n") or following == b"\r\n"
 
 
 def _hash(data: bytes) -> str:

@@ -19,7 +19,7 @@ from headrace.policies.budget import Budget
 from headrace.policies.deadlines import parse_duration
 from headrace.policies.limits import Limit
 from headrace.policies.retry import Retry
-from headrace.ports import Effect, Sink, Source, Subscriber, Transactional
+from headrace.ports import Effect, Sink, Source, Subscriber, Transactional, Unreadable
 from headrace.report import DoneColumns, Outcomes, Report
 
 __all__ = ["map", "map_sync"]
@@ -273,9 +273,9 @@ class _Mapping:
         reader = self._items.open()
         try:
             while (chunk := await reader.read(1024)) is not None:
-                found.update(
-                    zip(chunk.positions or range(chunk.start, chunk.end), chunk.payloads, strict=True)
-                )
+                positions = chunk.positions or range(chunk.start, chunk.start + len(chunk.payloads))
+                for position, item in zip(positions, chunk.payloads, strict=True):
+                    found[position] = item.text if type(item) is Unreadable else item
         finally:
             await reader.close()
         return found

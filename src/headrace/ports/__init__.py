@@ -41,7 +41,7 @@ from headrace.ports.ledgers import (
     Sink,
     Transactional,
 )
-from headrace.ports.sources import Bookmark, Chunk, Reader, Replayable, Source
+from headrace.ports.sources import Bookmark, Chunk, Reader, Replayable, Source, Unreadable
 from headrace.ports.subscribers import Subscriber
 
 __all__ = [
@@ -79,5 +79,6 @@ __all__ = [
     "Subscriber",
     "TakingAhead",
     "Transactional",
+    "Unreadable",
     "current_call",
 ]

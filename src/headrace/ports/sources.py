@@ -17,6 +17,7 @@ __all__ = [
     "Reader",
     "Replayable",
     "Source",
+    "Unreadable",
 ]
 
 
@@ -25,6 +26,17 @@ class Bookmark(NamedTuple):
 
     position: int
     token: Any
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Stands in a chunk for an item that is there and cannot be read: the item fails with `why`, and the run goes on.
+
+    `text` is what could be read of it; it is the item that the dead letter shows.
+    """
+
+    text: str
+    why: str
 
 
 @dataclasses.dataclass(slots=True)
