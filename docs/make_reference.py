@@ -69,7 +69,8 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
             "Errors": [
                 "HeadraceError", "PlanError", "SourceError", "SinkError", "LedgerError", "headrace.errors.LedgerBusy",
                 "headrace.errors.IdentityChanged", "CallError", "headrace.errors.Disposition", "TimedOut", "InDoubt",
-                "headrace.errors.WorkerDied", "headrace.errors.ItemUnreadable", "ItemsFailed", "LaneError", "headrace.errors.EngineError",
+                "headrace.errors.WorkerDied", "headrace.errors.ItemUnreadable",
+                "ItemsFailed", "LaneError", "headrace.errors.EngineError",
             ],
         },
     ),
@@ -80,7 +81,7 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
         {
             "Requests": [
                 "fetch", "Fetch", "Client", "Timeouts", "Response", "StreamedResponse", "Timings", "Headers", "Secret",
-                "Resolver", "host",
+                "Resolver", "columns", "host",
                 "mask", "ClientStatistics",
             ],
             "Errors": [

@@ -32,6 +32,7 @@ HEAVY = {
     "headrace.sqlite",
     "headrace.terminal",
     "headrace.testing",
+    "jmespath",
     "http.client",
     "msgspec",
     "multiprocessing",

@@ -159,6 +159,166 @@ def test_the_shape_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shape.count("{env:HEADRACE_TEST_TOKEN}") == 4
 
 
+def test_rows_fill_every_part_of_a_request(run: Run) -> None:
+    """Headers, forms and JSON are filled as the URL is, each encoded in its own way."""
+
+    async def main() -> None:
+        async with serve(_mirror) as server, Client(headers={"X-User": "nobody", "X-Own": "o"}) as client:
+            row = {
+                "id": 7,
+                "name": "x y&z=é",
+                "at": {"city": "Bern"},
+                "tags": ["a", {"n": 1}],
+                "First Name": "F",
+                "no": "",
+            }
+            request = fetch(
+                server.url("/u/{at.city}/{tags.1.n}?f={First Name}"),
+                method="POST",
+                headers={"X-User": "u-{id}", "X-Braces": "{{}}"},
+                data="a={name}&b={no}&c=d%20e",
+            )
+            got = (await request(row, client=client)).json()
+            assert got["target"] == "/u/Bern/1?f=F"
+            assert got["headers"]["x-user"] == "u-7"
+            assert got["headers"]["x-own"] == "o"
+            assert got["headers"]["x-braces"] == "{}"
+            assert got["body"] == "a=x%20y%26z%3D%C3%A9&b=&c=d%20e"
+            assert got["headers"]["content-type"] == "application/x-www-form-urlencoded"
+            mapping = fetch(
+                server.url(), method="POST", data={"a b": "{name}", "list": [1, "{id}"], "flag": True}
+            )
+            got = (await mapping(row, client=client)).json()
+            assert got["body"] == "a%20b=x%20y%26z%3D%C3%A9&list=1&list=7&flag=true"
+            body = fetch(
+                server.url(), method="POST", json={"id": "{id}", "tags": "{tags}", "hi": "hi {at.city}"}
+            )
+            got = (await body(row, client=client)).json()
+            assert json.loads(got["body"]) == {"id": 7, "tags": ["a", {"n": 1}], "hi": "hi Bern"}
+            items = fetch(server.url("/{item.0}"), method="POST", json={"whole": "{item}"})
+            got = (await items(["a", 1], client=client)).json()
+            assert (got["target"], json.loads(got["body"])) == ("/a", {"whole": ["a", 1]})
+
+    run(main)
+
+
+@pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\0b", "é", None, "", {"a": 1}])
+def test_a_row_cannot_smuggle_a_header(run: Run, value: object) -> None:
+    """What cannot be the value of a header fails its row, without sending anything and without the template's text."""
+
+    async def main() -> None:
+        async with serve(_mirror) as server, Client() as client:
+            request = fetch(server.url(), headers={"X-A": "hush {v}"})
+            with pytest.raises(InvalidUrl, match="'X-A'") as caught:
+                await request({"v": value}, client=client)
+            assert "hush" not in str(caught.value)
+            assert (await request({"v": "fine"}, client=client)).json()["headers"]["x-a"] == "hush fine"
+            assert client.statistics().requests == 1
+
+    run(main)
+
+
+def test_the_credentials_of_a_row_stay_with_its_origin(run: Run) -> None:
+    """A secret header that a row fills is not sent on to another origin; another one is."""
+
+    async def main() -> None:
+        async with serve(_mirror) as there:
+
+            async def moved(request: Request, writer: asyncio.StreamWriter) -> None:
+                writer.write(answer(b"", "302 Found", f"Location: {there.url('/there')}\r\n"))
+
+            async with serve(moved) as here, Client() as client:
+                request = fetch(
+                    here.url("/{id}"), headers={"Authorization": "Bearer {token}", "X-Id": "{id}"}
+                )
+                got = (await request({"id": 1, "token": "t"}, client=client)).json()
+                assert got["target"] == "/there"
+                assert "authorization" not in got["headers"]
+                assert got["headers"]["x-id"] == "1"
+
+    run(main)
+
+
+def test_an_own_idempotency_key_replaces_ours(run: Run) -> None:
+    """A header of that name, from a row or not, is the only one that is sent."""
+
+    async def main() -> None:
+        async with serve(_mirror) as server, Client() as client:
+            token = current_call.set(_Call())  # type: ignore[arg-type]
+            try:
+                for headers, key in (({}, "stable-key"), ({"idempotency-key": "order-{id}"}, "order-7")):
+                    request = fetch(server.url("/{id}"), method="POST", headers=headers)
+                    got = (await request({"id": 7}, client=client)).json()
+                    assert got["headers"]["idempotency-key"] == key
+            finally:
+                current_call.reset(token)
+
+    run(main)
+
+
+def test_select_is_jmespath(run: Run) -> None:
+    """An expression gives what it finds; nothing at all, or no JSON, fails the item with the reason."""
+
+    async def main() -> None:
+        async def tell(request: Request, writer: asyncio.StreamWriter) -> None:
+            writer.write(answer(b"no json" if request.target == "/text" else request.body))
+
+        async with serve(tell) as server, Client() as client:
+
+            async def select(expression: Any, body: object, path: str = "") -> Any:
+                request = fetch(server.url(path), method="POST", json=body, select=expression)
+                return await request({"id": 9, "name": "input"}, client=client)
+
+            document = {"data": [{"name": "a", "n": 1}, {"name": "b", "n": None}], "zero": 0, "null": None}
+            assert await select("data[0].name", document) == "a"
+            assert await select("data[].name", document) == ["a", "b"]
+            assert await select("zero", document) == 0
+            assert await select("data[1].{name: name, n: n}", document) == {"name": "b", "n": None}
+            for expression, says in (
+                ("null", "nothing is there; the JSON has data, zero, null"),
+                ("data[7]", "nothing is there"),
+                ("length(zero)", "cannot be applied"),
+                ("nosuch(@)", "cannot be applied"),
+            ):
+                with pytest.raises(BadResponse, match=says):
+                    await select(expression, document)
+            with pytest.raises(BadResponse, match="not the JSON"):
+                await select("a", {}, "/text")
+            row = await select(http.columns("data[1].{name: name, n: n}"), document)
+            assert list(row) == ["name", "n", "url", "status", "attempts", "fetched_at", "id", "input_name"]
+            assert (row["name"], row["n"], row["id"], row["input_name"]) == ("b", None, 9, "input")
+            row = await select(http.columns("data[].name", body=True), document)
+            assert (row["value"], json.loads(row["body"])) == (["a", "b"], document)
+            row = await select(http.columns("{status: `7`, URL: `8`, input_id: `9`}"), document)
+            assert [row[name] for name in ("status", "response_status", "URL", "input_id", "id")] == [
+                7,
+                200,
+                8,
+                9,
+                9,
+            ]
+            assert "body" not in await select(http.columns(), document)
+
+    run(main)
+
+
+def test_a_preview_shows_what_would_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request of an item with references and *** in the places of secrets; nothing of the environment is needed."""
+    monkeypatch.delenv("HEADRACE_TEST_TOKEN", raising=False)
+    request = fetch(
+        "https://h/{id}?key={env:HEADRACE_TEST_TOKEN}",
+        method="POST",
+        headers={"Authorization": "hush", "X-A": "{id}", "X-B": "{env:HEADRACE_TEST_TOKEN}"},
+        json={"id": "{id}", "token": "t {env:HEADRACE_TEST_TOKEN}"},
+    )
+    shown = request.preview({"id": "a b"})
+    assert shown.url == "https://h/a%20b?key={env:HEADRACE_TEST_TOKEN}"
+    assert dict(shown.headers) == {"Authorization": "***", "X-A": "a b", "X-B": "{env:HEADRACE_TEST_TOKEN}"}
+    assert json.loads(shown.body or "") == {"id": "a b", "token": "t {env:HEADRACE_TEST_TOKEN}"}
+    assert request.fields == ("id",)
+    assert fetch(json={"a": "{b.c}"}, method="POST").fields == ("url", "b.c")
+
+
 def test_secrets_of_the_environment(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """{env:NAME} is sent, and neither the answer's URLs nor an error repeat it."""
     monkeypatch.setenv("HEADRACE_TEST_TOKEN", "hush hush")
@@ -194,7 +354,7 @@ def test_without_a_client() -> None:
     "options",
     [
         {"accept": "2x"},
-        {"url": "http://h/{a.b}"},
+        {"url": "http://h/{a[0]}"},
         {"url": "http://h/{env:X}/"},
         {"json": {"a": "{a!r}"}, "method": "POST"},
         {"json": {}},
@@ -202,6 +362,15 @@ def test_without_a_client() -> None:
         {"headers": {"a": "x\r\ny"}},
         {"select": 7},
         {"select": "a..b"},
+        {"select": "data.0.name"},
+        {"data": "a={x", "method": "POST"},
+        {"data": "a=b"},
+        {"data": ["a"], "method": "POST"},
+        {"data": "a=b", "json": {}, "method": "POST"},
+        {"json": {"a": object()}, "method": "POST"},
+        {"headers": {"X-A": "a{"}},
+        {"headers": {"X-A": "é"}},
+        {"headers": {"Content-Type": "{type}"}},
         {"effect": "twice"},
         {"idempotency_key": "a b", "method": "POST"},
         {"method": "get"},

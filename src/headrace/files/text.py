@@ -88,7 +88,7 @@ class TextFile(abc.ABC):
             return open_stream(self.path, descriptor, offset)
         except OSError as error:
             os.close(descriptor)
-            raise unreadable(self.path, error) from error
+            raise _unreadable(self.path, error) from error
 
     def fingerprint(self, end: int) -> Mapping[str, Any]:
         """Describe the file up to the last place at or before position `end` that a reader of this source came by.
@@ -108,7 +108,7 @@ class TextFile(abc.ABC):
                 )
             sample = sample_prefix(descriptor, size, self._pieces)
         except OSError as error:
-            raise unreadable(self.path, error) from error
+            raise _unreadable(self.path, error) from error
         finally:
             os.close(descriptor)
         found: Mapping[str, Any] = {
@@ -138,7 +138,7 @@ class TextFile(abc.ABC):
             size = os.fstat(descriptor).st_size
             differs = verify_prefix(descriptor, self.path, fingerprint, in_lines=not packed)
         except OSError as error:
-            raise unreadable(self.path, error) from error
+            raise _unreadable(self.path, error) from error
         finally:
             os.close(descriptor)
         if differs is None and fingerprint["torn"] and size > int(fingerprint["size"]):
@@ -197,7 +197,7 @@ class TextFile(abc.ABC):
             while len(found) < size and (block := stream.read()):
                 found += block
         except OSError as error:
-            raise unreadable(self.path, error) from error
+            raise _unreadable(self.path, error) from error
         finally:
             stream.close()
         return found[:size]
@@ -249,7 +249,7 @@ class TextReader(abc.ABC):
         try:
             block = self._stream.read()
         except OSError as error:
-            raise unreadable(self._source.path, error) from error
+            raise _unreadable(self._source.path, error) from error
         self._next = 0
         if not block:
             self._ended = True
@@ -336,7 +336,7 @@ def _open(path: str) -> int:
     except FileNotFoundError as error:
         raise SourceError(f"{path} does not exist (looked in {os.getcwd()}); check the name") from error
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise _unreadable(path, error) from error
     if stat.S_ISDIR(mode):
         raise SourceError(f"{path} is a directory; give a text file with one item a line")
     if not stat.S_ISREG(mode):
@@ -346,7 +346,7 @@ def _open(path: str) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise _unreadable(path, error) from error
 
 
 def _identity(descriptor: int) -> tuple[int, int]:
@@ -354,7 +354,7 @@ def _identity(descriptor: int) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def unreadable(path: str, error: OSError) -> SourceError:
+def _unreadable(path: str, error: OSError) -> SourceError:
     """Translate what the system says of a file."""
     return SourceError(
         f"{path} cannot be read: {error.strerror or error}; check the file and its permissions"

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from headrace.http.resolver import Resolver
     from headrace.http.response import Response, Timings
     from headrace.http.secrets import Secret
+    from headrace.http.selecting import columns
     from headrace.http.streaming import StreamedResponse
     from headrace.http.url import host, mask
 
@@ -73,6 +74,7 @@ __all__ = [
     "TooManyRedirects",
     "TotalTimedOut",
     "UnsupportedScheme",
+    "columns",
     "fetch",
     "host",
     "mask",
@@ -89,6 +91,7 @@ _ROOMS = {
     "StreamedResponse": "streaming",
     "Timeouts": "profile",
     "Timings": "response",
+    "columns": "selecting",
     "fetch": "fetching",
     "host": "url",
     "mask": "url",

@@ -224,7 +224,7 @@ class Client:
 
     def _stream(self, template: Template, url: str, body: bytes | Upload | None, item: Any) -> StreamedCall:
         async def begin() -> Answered[StreamedResponse]:
-            return await self._call(self._bound().open, template, url, body, (), item, None)
+            return await self._call(self._bound().open, template, url, body, ((), ()), item, None)
 
         return StreamedCall(begin, self._rng)
 
@@ -317,13 +317,15 @@ class Client:
         *,
         body: bytes | Upload | None = None,
         extra: Sequence[str] = (),
+        secret: Sequence[str] = (),
         item: Any = None,
         keyed_by: Any = None,
     ) -> Response:
-        """Make one call from a template; `extra` are header lines of this call alone, `keyed_by` is the value of a
-        stage whose keys are those of the URL. Otherwise as `request`.
+        """Make one call from a template; `extra` are header lines of this call alone and `secret` those of them that are
+        credentials, `keyed_by` is the value of a stage whose keys are those of the URL. Otherwise as `request`.
         """
-        answered = await self._call(self._bound().exchange, template, url, body, extra, item, keyed_by)
+        lines = (extra, secret)
+        answered = await self._call(self._bound().exchange, template, url, body, lines, item, keyed_by)
         if answered.permits is not None:
             answered.permits.leave("success")
         return answered.response
@@ -334,12 +336,12 @@ class Client:
         template: Template,
         url: str,
         body: bytes | Upload | None,
-        extra: Sequence[str],
+        lines: tuple[Sequence[str], Sequence[str]],
         item: Any,
         keyed_by: Any,
     ) -> Answered[Answer]:
         """Make one call to its answer. What it holds of limits is given with the answer; raising, it holds nothing."""
-        hop = _first_hop(template, url, body, extra)
+        hop = _first_hop(template, url, body, *lines)
         if template.guard is not None:
             await template.guard(hop.url)
         call = current_call.get(None)
@@ -487,12 +489,16 @@ class Client:
         return f"<Client {state}, {now.requests} requests, {now.connections} connections>"
 
 
-def _first_hop(template: Template, url: str, body: bytes | Upload | None, extra: Sequence[str]) -> Hop:
+def _first_hop(
+    template: Template, url: str, body: bytes | Upload | None, extra: Sequence[str], secret: Sequence[str]
+) -> Hop:
     """Give the first request of a call."""
     parsed = parse(url)
     headers = template.headers
     if extra:
         headers = headers.plus(extra)
+    if secret:
+        headers = headers.plus(secret, secret=True)
     if parsed.userinfo is not None and "authorization" not in headers.names:
         headers = headers.plus([_basic(parsed.userinfo)], secret=True)
     return Hop(template.method, parsed, headers, body)

@@ -1,7 +1,7 @@
 """`fetch`: one HTTP request as the function of a stage, with everything that the stage should know about it.
 
 Rules:
-1. The request is a template; an item is a URL, or a row that fills the template.
+1. The request is a template: URL, headers, form and JSON; an item is a URL, or a row that fills it.
 2. What the method means decides what a repetition may do: GET is safe, PUT idempotent, POST once.
 3. What a job remembers of the request holds references to secrets, never their values.
 """
@@ -9,26 +9,37 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
-from headrace.errors import CallError, Disposition, PlanError
+from headrace.errors import PlanError
 from headrace.http.bodies import UNSET, Unset, encode
 from headrace.http.client import Client, HeadersLike, Template, check_method
-from headrace.http.errors import BadResponse, InvalidUrl
-from headrace.http.headers import check_header, compile_headers
+from headrace.http.errors import InvalidUrl
+from headrace.http.headers import HeaderValue, check_header, compile_headers, header_line
 from headrace.http.profile import SAFE_METHODS, Timeouts
 from headrace.http.response import COLUMNS, Response
-from headrace.http.secrets import Secret, is_secret_name, references
+from headrace.http.secrets import Secret, expand, is_secret_name, references
+from headrace.http.selecting import Selection
 from headrace.http.status import parse_accept
-from headrace.http.template import fields_of, fill_json, fill_url, without_userinfo
+from headrace.http.template import (
+    fields_of,
+    fill_form,
+    fill_header,
+    fill_json,
+    fill_url,
+    row_fields,
+    without_userinfo,
+)
 from headrace.http.url import RequestUrl, host, mask
 from headrace.policies.further import understands_urls
 from headrace.policies.limits import Limit
 from headrace.policies.retry import Retry
 from headrace.ports import Effect, StageDefaults, current_call
 
-__all__ = ["Fetch", "effect_of", "fetch"]
+__all__ = ["Fetch", "Preview", "effect_of", "fetch"]
 
+FORM: Final = "application/x-www-form-urlencoded"
+JSON: Final = "application/json"
 IDEMPOTENT_METHODS: Final = frozenset({"PUT", "DELETE"})
 Select = Callable[[Response], Any] | str
 
@@ -38,6 +49,15 @@ def effect_of(method: str, *, idempotent: bool = False) -> Effect:
     if method in SAFE_METHODS:
         return "safe"
     return "idempotent" if idempotent or method in IDEMPOTENT_METHODS else "once"
+
+
+class Preview(NamedTuple):
+    """A request as it would be sent, with references and *** in the places of secrets."""
+
+    method: str
+    url: str
+    headers: tuple[tuple[str, str], ...]
+    body: str | None
 
 
 class Fetch:
@@ -52,6 +72,7 @@ class Fetch:
         url: str | None,
         method: str,
         headers: HeadersLike | None,
+        data: Mapping[str, Any] | str | None,
         json: Any,
         accept: str,
         select: Select | None,
@@ -68,13 +89,20 @@ class Fetch:
         self._robots = robots
         self._secret_fields = _check_url_template(url)
         self._method = method
-        self._headers = tuple(headers.items() if isinstance(headers, Mapping) else headers or ())
+        given = tuple(headers.items() if isinstance(headers, Mapping) else headers or ())
+        self._headers = tuple(pair for pair in given if not _is_template(*pair))
+        self._row_headers = tuple((name, str(value)) for name, value in given if _is_template(name, value))
+        self._replaced = frozenset(name.lower() for name, _ in self._row_headers)
         self._json = json
+        self._data = data
         self._accept = accept
         self._select = _selector(select)
         self._timeouts = timeouts
         self._max_body = max_body
-        self._key_header = None if method in SAFE_METHODS else idempotency_key
+        own_key = idempotency_key is not None and idempotency_key.lower() in {
+            name.lower() for name, _ in given
+        }
+        self._key_header = None if method in SAFE_METHODS or own_key else idempotency_key
         self._client = client if isinstance(client, Client) else None
         self._prepared: tuple[Client, Template] | None = None
         self._factory = Client if client is None or isinstance(client, Client) else client
@@ -94,30 +122,86 @@ class Fetch:
         parse_accept(self._accept)
         for name, value in self._headers:
             check_header(name, value if isinstance(value, str) else "")
+        for name, _ in self._row_headers:
+            check_header(name, "")
+            if name.lower() == "content-type":
+                raise PlanError(
+                    f"header {name!r}: one request sends one type of body; write it without a field"
+                )
         if self._key_header is not None:
             check_header(self._key_header, "")
+        if self._json is not UNSET and self._data is not None:
+            raise PlanError("fetch(): give json= or data=, not both")
+        if self._data is not None and not isinstance(self._data, (str, Mapping)):
+            raise PlanError(
+                f"fetch(data=…): give text such as 'a={{x}}' or a mapping, not {type(self._data).__name__}"
+            )
+        if self._has_body and self._method in ("GET", "HEAD", "TRACE"):
+            option = "json" if self._data is None else "data"
+            raise PlanError(
+                f"fetch(method={self._method!r}, {option}=…): {self._method} sends no body; use POST or QUERY"
+            )
+        for text in self._templates():
+            fields_of(text)
         if self._json is not UNSET:
-            if self._method in ("GET", "HEAD", "TRACE"):
-                raise PlanError(
-                    f"fetch(method={self._method!r}, json=…): {self._method} sends no body; use POST or QUERY"
-                )
-            for text in _strings(self._json):
-                fields_of(text)
+            encode(json=self._json)  # raises for what JSON cannot hold
+
+    @property
+    def _has_body(self) -> bool:
+        return self._json is not UNSET or self._data is not None
+
+    def _templates(self) -> list[str]:
+        """Give all texts that may hold fields."""
+        bodies = [*_strings(None if self._json is UNSET else self._json), *_strings(self._data)]
+        return [
+            *([self._url] if self._url is not None else []),
+            *(text for _, text in self._row_headers),
+            *bodies,
+        ]
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that an item must have, each once, in the order in which the request names them."""
+        names = [name for text in self._templates() for name in row_fields(text)]
+        return tuple(dict.fromkeys(names if self._url is not None else ["url", *names]))
+
+    @property
+    def takes_urls(self) -> bool:
+        """Whether an item is itself the URL, or has it in a field `url`."""
+        return self._url is None
+
+    def preview(self, item: Any) -> Preview:
+        """Say what would be sent for an item. Raises InvalidUrl as the call would."""
+        url = self._url_for(item) if self._url is None else fill_url(self._url, item, secrets=False)
+        headers = [(name, _shown(name, value)) for name, value in self._headers]
+        headers += [(name, fill_header(name, text, item, secrets=False)) for name, text in self._row_headers]
+        return Preview(self._method, url, tuple(headers), self._body_for(item, secrets=False))
+
+    def _body_for(self, item: Any, *, secrets: bool = True) -> str | None:
+        if self._data is not None:
+            return fill_form(self._data, item, secrets=secrets)
+        if self._json is UNSET:
+            return None
+        body = encode(json=fill_json(self._json, item, secrets=secrets))[0]
+        assert isinstance(body, bytes)
+        return body.decode()
 
     def _shape(self, select: Select | None) -> dict[str, Any]:
         shape: dict[str, Any] = {"method": self._method, "accept": self._accept}
         if self._url is not None:
             shape["url"] = without_userinfo(self._url)
-        if self._headers:
-            shape["headers"] = [[name.lower(), _shown(name, value)] for name, value in self._headers]
+        if self._headers or self._row_headers:
+            pairs = (*self._headers, *self._row_headers)
+            shape["headers"] = [[name.lower(), _shown(name, value)] for name, value in pairs]
         if self._json is not UNSET:
             shape["json"] = self._json
+        if self._data is not None:
+            shape["data"] = self._data if isinstance(self._data, str) else dict(self._data)
         if self._robots:
             shape["robots"] = True
         if select is not None:
-            shape["select"] = (
-                select if isinstance(select, str) else getattr(select, "__qualname__", repr(type(select)))
-            )
+            named = getattr(select, "__qualname__", repr(type(select)))
+            shape["select"] = select if isinstance(select, str) else getattr(select, "shape", named)
         return shape
 
     def _open(self) -> Client:
@@ -125,6 +209,10 @@ class Fetch:
         missing.
         """
         compile_headers(self._headers)
+        for text in self._templates():
+            for name in fields_of(text):
+                if name.startswith("env:"):
+                    expand(f"{{{name}}}")
         return self._factory()
 
     async def __call__(self, item: Any, *, client: Client | None = None) -> Any:
@@ -143,17 +231,24 @@ class Fetch:
         if prepared is None or prepared[0] is not client:
             prepared = self._prepared = (client, self._prepare(client))
         url = self._url_for(item)
-        body = None if self._json is UNSET else encode(json=fill_json(self._json, item))[0]
-        extra: tuple[str, ...] = ()
+        text = self._body_for(item) if self._has_body else None
+        body = None if text is None else text.encode()
+        extra: list[str] = []
+        secret: list[str] = []
+        for name, template in self._row_headers:
+            is_secret = is_secret_name(name) or references(template)
+            (secret if is_secret else extra).append(header_line(name, fill_header(name, template, item)))
         if self._key_header is not None and (call := current_call.get(None)) is not None:
-            extra = (f"{self._key_header}: {call.idempotency_key}",)
-        response = await client.send(prepared[1], url, body=body, extra=extra, item=item, keyed_by=item)
+            extra.append(f"{self._key_header}: {call.idempotency_key}")
+        response = await client.send(
+            prepared[1], url, body=body, extra=extra, secret=secret, item=item, keyed_by=item
+        )
         if self._secret_fields:
             self._hide(response, item)
         return response if self._select is None else self._select(response)
 
     def _prepare(self, client: Client) -> Template:
-        has_body = self._json is not UNSET
+        has_body = self._has_body
         template = client.prepare(
             self._method,
             headers=self._headers,
@@ -161,8 +256,10 @@ class Fetch:
             timeouts=self._timeouts,
             max_body=self._max_body,
             has_body=has_body,
-            content_type="application/json" if has_body else None,
+            content_type=None if not has_body else JSON if self._data is None else FORM,
         )
+        if self._replaced:
+            template.headers = template.headers.without(self._replaced)
         if self._robots:
             client.obey_robots(template)
         return template
@@ -204,6 +301,7 @@ def fetch(
     *,
     method: str = "GET",
     headers: HeadersLike | None = None,
+    data: Mapping[str, Any] | str | None = None,
     json: Any = UNSET,
     accept: str = "2xx",
     select: Select | None = None,
@@ -220,11 +318,15 @@ def fetch(
 
     Args:
         url: A template filled from the row's fields: "https://api.x/users/{id}" ({item} is an item that is no
-            row). Without it the item is the URL, or a row with a "url".
-        json: A template of the body; strings hold `{field}` too.
+            row; `{address.city}` and `{tags.0}` go into nested ones, `{env:NAME}` is taken from the environment and never
+            stored, `{{` is a brace). Values are encoded. Without it the item is the URL, or a row with a "url".
+        headers: Values may be templates, too.
+        data: A form as the body: a template such as "a={x}&b={y}", or one for each value of a mapping.
+        json: A template of the body; strings hold `{field}` too, and one that is a field alone becomes its value.
         accept: The statuses that are an answer, like "2xx,404"; others raise StatusError.
-        select: What to take from the answer: a function of the Response, or a path into its JSON like
-        "data.0.name".
+        select: What to take from the answer: a JMESPath expression over its JSON, like "data[0].name", or a
+            function of the Response; `hr.http.columns("data")` makes one that gives rows. Where an expression finds
+            nothing, the item fails.
         limits: Taken by the stage for every attempt, as `[hr.Limit(by=hr.http.host, concurrency=8)]`.
         client: A Client that stays open, or a factory of one for each run. By default each run opens its own.
         timeouts, max_body: Instead of the client's. `max_body=None` means no cap.
@@ -242,6 +344,7 @@ def fetch(
         url,
         method,
         headers,
+        data,
         json,
         accept,
         select,
@@ -288,35 +391,23 @@ def _strings(template: Any) -> list[str]:
     return []
 
 
+def _is_template(name: str, value: HeaderValue) -> bool:
+    """Whether a row has a part in the value of a header. The error does not show the value."""
+    if not isinstance(value, str):
+        return False
+    try:
+        return bool(row_fields(value)) or "{{" in value or "}}" in value
+    except PlanError:
+        raise PlanError(
+            f"the value of header {name!r} has a brace that begins no field: write {{name}}, or {{{{ for a brace"
+        ) from None
+
+
 def _selector(select: Select | None) -> Callable[[Response], Any] | None:
-    if select is None or not isinstance(select, str):
-        if select is not None and not callable(select):
-            raise PlanError(
-                f'select={select!r}: give a function of the Response, or a path like "data.0.name"'
-            )
-        return select
-    steps = tuple(int(step) if step.isdigit() else step for step in select.split("."))
-    if "" in steps:
-        raise PlanError(f'select={select!r}: a path has no empty step; write it like "data.0.name"')
-
-    def pick(response: Response) -> Any:
-        value = response.json()
-        for step in steps:
-            try:
-                value = value[step if isinstance(value, list) else str(step)]
-            except (KeyError, IndexError, TypeError) as error:
-                raise _not_there(response, select, step) from error
-        return value
-
-    return pick
-
-
-def _not_there(response: Response, path: str, step: str | int) -> CallError:
-    shown = mask(response.final_url)
-    return BadResponse(
-        f"{shown}: the JSON has no {path!r}: nothing at {step!r}",
-        url=shown,
-        phase="body",
-        disposition=Disposition.PERMANENT,
-        ambiguous=False,
-    )
+    if isinstance(select, str):
+        return Selection(select)
+    if select is not None and not callable(select):
+        raise PlanError(
+            f'select={select!r}: give a JMESPath expression like "data[0].name", or a function of the Response'
+        )
+    return select

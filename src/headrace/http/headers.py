@@ -15,11 +15,19 @@ from typing import NamedTuple
 from headrace.errors import PlanError
 from headrace.http.secrets import Secret, expand, is_secret_name, references
 
-__all__ = ["HeaderValue", "Headers", "Outgoing", "check_header", "compile_headers", "split_head"]
+__all__ = [
+    "HeaderValue",
+    "Headers",
+    "Outgoing",
+    "check_header",
+    "compile_headers",
+    "header_line",
+    "split_head",
+]
 
 HeaderValue = str | Secret
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_BAD_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_BAD_VALUE = re.compile(r"[^\t\x20-\x7e]")
 _HOP = frozenset({"host", "content-length", "transfer-encoding", "connection", "expect"})
 
 
@@ -40,10 +48,24 @@ class Outgoing(NamedTuple):
         """Leave out all credentials, for a redirect to another origin."""
         return Outgoing(self.public, self.public, self.names)
 
+    def without(self, names: frozenset[str]) -> Outgoing:
+        """Leave out the headers of these names, in small letters."""
+        if self.names.isdisjoint(names):
+            return self
+        lines, public = (
+            tuple(line for line in some if _name_of(line) not in names) for some in (self.lines, self.public)
+        )
+        return Outgoing(lines, public, self.names - names)
+
     def plus(self, lines: Sequence[str], *, secret: bool = False) -> Outgoing:
         """Add lines that were made by this package."""
-        public = self.public if secret else (*self.public, *lines)
-        return Outgoing((*self.lines, *lines), public, self.names)
+        if secret:
+            return Outgoing((*self.lines, *lines), self.public, self.names.union(map(_name_of, lines)))
+        return Outgoing((*self.lines, *lines), (*self.public, *lines), self.names)
+
+
+def _name_of(line: str) -> str:
+    return line.partition(":")[0].removesuffix(";").lower()
 
 
 def _without_content(lines: tuple[str, ...]) -> tuple[str, ...]:
@@ -60,7 +82,8 @@ def check_header(name: str, value: str) -> None:
         )
     bad = _BAD_VALUE.search(value)
     if bad is not None:
-        raise PlanError(f"the value of header {name!r} holds {bad.group()!r} at {bad.start()}: remove it")
+        how = "remove it" if bad.group().isascii() else "encode it, as %XX or as the server wants it"
+        raise PlanError(f"the value of header {name!r} holds {bad.group()!r} at {bad.start()}: {how}")
 
 
 def compile_headers(
@@ -78,13 +101,18 @@ def compile_headers(
         text = value.reveal() if isinstance(value, Secret) else expand(value)
         text = text.strip(" \t")
         check_header(name, text)
-        # libcurl sends a header without a value only where the colon is written as a semicolon.
-        line = f"{name}: {text}" if text else f"{name};"
+        line = header_line(name, text)
         lines.append(line)
         names.add(name.lower())
         if not secret:
             public.append(line)
     return Outgoing(tuple(lines), tuple(public), frozenset(names))
+
+
+def header_line(name: str, value: str) -> str:
+    """Write a checked header as libcurl takes it."""
+    # libcurl sends a header without a value only where the colon is written as a semicolon.
+    return f"{name}: {value}" if value else f"{name};"
 
 
 NO_HEADERS = Outgoing((), (), frozenset())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar, overload
 
 import msgspec
@@ -19,8 +19,9 @@ from headrace.errors import Disposition
 from headrace.http.errors import BadResponse
 from headrace.http.headers import Headers, split_head
 from headrace.http.url import mask
+from headrace.ports import OUR_COLUMNS
 
-__all__ = ["COLUMNS", "Response", "ResponseHead", "Timings"]
+__all__ = ["COLUMNS", "Response", "ResponseHead", "Timings", "free_name", "with_item"]
 
 T = TypeVar("T")
 
@@ -202,8 +203,8 @@ class Response(ResponseHead):
             ) from error
 
     def as_row(self) -> dict[str, Any]:
-        """Give the columns of a result table, then those of the row that was the item (which never replace
-        them).
+        """Give the columns of a result table, then those of the row that was the item: where a name is there already, it
+        is called input_NAME.
         """
         row: dict[str, Any] = {
             "url": self.url,
@@ -215,10 +216,32 @@ class Response(ResponseHead):
             "attempts": self.attempts,
             "fetched_at": self.fetched_at,
         }
-        if isinstance(self.item, Mapping):
-            for name, value in self.item.items():
-                row.setdefault(str(name), value)
-        return row
+        return with_item(row, self.item, self.url)
 
     def __repr__(self) -> str:
         return f"<Response {self.status} {mask(self.final_url)[:100]} {len(self.body)} bytes>"
+
+
+def with_item(row: dict[str, Any], item: Any, url: str) -> dict[str, Any]:
+    """Add the columns of a row that was the item. None is lost: where a name is taken (whatever the case of its letters, as
+    tables ignore it), or is one of those that tables add, it is called input_NAME. The URL that was asked for is there once.
+    """
+    if not isinstance(item, Mapping):
+        return row
+    taken = {name.lower() for name in row}
+    for key, value in item.items():
+        name = str(key)
+        if name.lower() in taken or name in OUR_COLUMNS:
+            if name == "url" and value == url == row.get("url"):
+                continue
+            name = free_name(f"input_{name}", taken)
+        taken.add(name.lower())
+        row[name] = value
+    return row
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """Give a name that is not taken, whatever the case of its letters."""
+    while name.lower() in taken:
+        name += "_"
+    return name

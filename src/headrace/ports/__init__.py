@@ -25,6 +25,7 @@ from headrace.ports.lanes import (
     current_call,
 )
 from headrace.ports.ledgers import (
+    OUR_COLUMNS,
     AnyRow,
     Commit,
     DeadLetter,
@@ -45,6 +46,7 @@ from headrace.ports.sources import Bookmark, Chunk, Reader, Replayable, Source, 
 from headrace.ports.subscribers import Subscriber
 
 __all__ = [
+    "OUR_COLUMNS",
     "AnyRow",
     "Bookmark",
     "Call",

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol, overload, runtime_checkable
 from headrace.ports.sources import Bookmark
 
 __all__ = [
+    "OUR_COLUMNS",
     "AnyRow",
     "Commit",
     "DeadLetter",
@@ -30,6 +31,11 @@ __all__ = [
     "Sink",
     "Transactional",
 ]
+
+
+#: What headrace adds to each row of a result table: the job's name, the position of the item in its source, and the number
+#: of the row among those of its item, from 0. No other column may be called so.
+OUR_COLUMNS = ("_job", "_position", "_child")
 
 
 @runtime_checkable

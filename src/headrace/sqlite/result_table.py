@@ -17,22 +17,18 @@ from operator import itemgetter
 from typing import Any
 
 from headrace.errors import PlanError, SinkError
-from headrace.ports import AnyRow, SingleRows
+from headrace.ports import OUR_COLUMNS, AnyRow, SingleRows
 from headrace.sqlite.bulk import Insert
 from headrace.sqlite.cells import RowMaker, cell, json_text, row_maker
 from headrace.sqlite.schema import quoted
 
-__all__ = ["MOST_CARE", "OUR_COLUMNS", "ROW_TROUBLE", "ResultTable", "folded"]
+__all__ = ["MOST_CARE", "ROW_TROUBLE", "ResultTable", "folded"]
 
 
 def folded(name: str) -> bytes:
     """Give the form in which SQLite compares column names: it ignores the case of ASCII letters only."""
     return name.encode(errors="surrogatepass").lower()
 
-
-#: What headrace adds to each row: the job's name, the position of the item in its source, and the number of the row
-#: among those of its item, from 0.
-OUR_COLUMNS = ("_job", "_position", "_child")
 
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 _LONG = frozenset({str, bytes})

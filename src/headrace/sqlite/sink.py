@@ -11,8 +11,9 @@ import os
 from collections.abc import Sequence
 
 from headrace.errors import PlanError
+from headrace.ports import OUR_COLUMNS
 from headrace.sqlite.ledger import KeepingLedger, SqliteLedger
-from headrace.sqlite.result_table import OUR_COLUMNS, folded
+from headrace.sqlite.result_table import folded
 from headrace.sqlite.schema import quoted
 
 __all__ = ["Kept", "Table", "keep", "table"]
