@@ -34,6 +34,10 @@ class Disk:
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
         """Call a function in a thread; give or raise what it does. RuntimeError once closed."""
+        return await self.start(function, *args)
+
+    def start(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+        """Call a function in a thread; give the future of what it does. RuntimeError once closed."""
         if self._closed:
             raise RuntimeError("the disk threads are closed")
         loop = asyncio.get_running_loop()
@@ -45,7 +49,7 @@ class Disk:
             self._threads.append(thread)
             thread.start()
         self._jobs.put((loop, future, function, args))
-        return await future
+        return future
 
     def _ended(self, _: object) -> None:
         self._under_way -= 1

@@ -1,4 +1,4 @@
-"""Files as sources: `lines` gives the lines of a text file, `csv` and `jsonl` its rows.
+"""Files: `lines` gives the lines of a text file as a source, `csv` and `jsonl` its rows; `follow` those of files that grow.
 
 Rules:
 1. Names load on first touch: who reads lines loads no parser.
@@ -13,11 +13,12 @@ from headrace.files.lines import lines
 
 if TYPE_CHECKING:
     from headrace.files.delimited import csv
+    from headrace.files.growing import follow
     from headrace.files.jsonlines import jsonl
 
-__all__ = ["csv", "jsonl", "lines"]
+__all__ = ["csv", "follow", "jsonl", "lines"]
 
-_ROOMS = {"csv": "delimited", "jsonl": "jsonlines"}
+_ROOMS = {"csv": "delimited", "follow": "growing", "jsonl": "jsonlines"}
 
 
 def __getattr__(name: str) -> Any:

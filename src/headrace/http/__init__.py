@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     )
     from headrace.http.fetching import Fetch, fetch
     from headrace.http.headers import Headers
+    from headrace.http.logs import events, lines
     from headrace.http.profile import Timeouts
     from headrace.http.resolver import Resolver
     from headrace.http.response import Response, Timings
@@ -43,6 +44,10 @@ if TYPE_CHECKING:
     from headrace.http.selecting import columns
     from headrace.http.streaming import StreamedResponse
     from headrace.http.url import host, mask
+    from headrace.logs.events import ServerSentEvent
+    from headrace.logs.lines import Line
+    from headrace.logs.notices import Notice, StreamStatistics
+    from headrace.logs.stream import LogStream
 
 __all__ = [
     "BadResponse",
@@ -59,14 +64,19 @@ __all__ = [
     "Headers",
     "HttpError",
     "InvalidUrl",
+    "Line",
+    "LogStream",
+    "Notice",
     "RedirectRefused",
     "ResolveFailed",
     "Resolver",
     "Response",
     "RobotsUnavailable",
     "Secret",
+    "ServerSentEvent",
     "Stalled",
     "StatusError",
+    "StreamStatistics",
     "StreamedResponse",
     "Timeouts",
     "Timings",
@@ -75,8 +85,10 @@ __all__ = [
     "TotalTimedOut",
     "UnsupportedScheme",
     "columns",
+    "events",
     "fetch",
     "host",
+    "lines",
     "mask",
 ]
 
@@ -85,15 +97,22 @@ _ROOMS = {
     "ClientStatistics": "client",
     "Fetch": "fetching",
     "Headers": "headers",
+    "Line": "headrace.logs.lines",
+    "LogStream": "headrace.logs.stream",
+    "Notice": "headrace.logs.notices",
     "Resolver": "resolver",
     "Response": "response",
     "Secret": "secrets",
+    "ServerSentEvent": "headrace.logs.events",
+    "StreamStatistics": "headrace.logs.notices",
     "StreamedResponse": "streaming",
     "Timeouts": "profile",
     "Timings": "response",
     "columns": "selecting",
+    "events": "logs",
     "fetch": "fetching",
     "host": "url",
+    "lines": "logs",
     "mask": "url",
 }
 
@@ -101,7 +120,8 @@ _ROOMS = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_ROOMS.get(name, 'errors')}"), name)
+    room = _ROOMS.get(name, "errors")
+    value = getattr(import_module(room if "." in room else f"{__name__}.{room}"), name)
     globals()[name] = value
     return value
 
