@@ -31,6 +31,7 @@ BENCHES = {
         "bench.adapters:http",
         "CPU per request against aiohttp and bare libcurl, http and https, nginx",
     ),
+    "lines": ("bench.log_lines", "a log of 100 MB over HTTP, line by line, against aiohttp and curl"),
     "pages": ("bench.pages", "fetch, parse, SQLite: against Scrapy and a hand-written script"),
     "durable": (
         "bench.durable",

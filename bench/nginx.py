@@ -43,6 +43,7 @@ class Nginx:
     https: str
     ca_file: str
     pid: int
+    root: str  #: where the files it serves are
 
 
 def _free_ports(count: int) -> list[int]:
@@ -87,7 +88,11 @@ def nginx(core: int | None = 0) -> Iterator[Nginx]:
             os.sched_setaffinity(process.pid, {core})
         _await_port(http, process, root)
         yield Nginx(
-            f"http://127.0.0.1:{http}", f"https://127.0.0.1:{https}", str(root / "ca.pem"), process.pid
+            f"http://127.0.0.1:{http}",
+            f"https://127.0.0.1:{https}",
+            str(root / "ca.pem"),
+            process.pid,
+            str(root / "www"),
         )
     finally:
         if process is not None:

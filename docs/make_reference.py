@@ -27,6 +27,7 @@ GENERATED = "<!-- Made by docs/make_reference.py; change the docstrings instead.
 COMMANDS = (
     "",
     "fetch",
+    "tail",
     "run",
     "resume",
     "status",
@@ -74,7 +75,7 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
             ],
         },
     ),
-    "headrace.files": ("hr.files", {"Sources": ["lines", "csv", "jsonl"]}),
+    "headrace.files": ("hr.files", {"Sources": ["lines", "csv", "jsonl"], "Files that grow": ["follow"]}),
     "headrace.sqlite": ("hr.sqlite", {"Sinks": ["table", "keep"]}),
     "headrace.http": (
         "hr.http",
@@ -84,6 +85,7 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
                 "Resolver", "columns", "host",
                 "mask", "ClientStatistics",
             ],
+            "Logs": ["lines", "events", "LogStream", "Line", "ServerSentEvent", "Notice", "StreamStatistics"],
             "Errors": [
                 "HttpError", "StatusError", "InvalidUrl", "UnsupportedScheme", "ResolveFailed", "ConnectFailed",
                 "ConnectTimedOut", "TlsFailed", "ConnectionLost", "FirstByteTimedOut", "Stalled", "TotalTimedOut",

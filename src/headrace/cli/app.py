@@ -22,6 +22,7 @@ from headrace.cli.resume import resume
 from headrace.cli.retry import retry
 from headrace.cli.run import run
 from headrace.cli.status import status
+from headrace.cli.tail import tail
 
 __all__ = ["app"]
 
@@ -43,6 +44,7 @@ app = typer.Typer(
 #: Each command, with what the list of commands says of it.
 COMMANDS: dict[Callable[..., None], str] = {
     fetch: "Fetch a list of URLs, each exactly once.",
+    tail: "Follow many logs at once.",
     run: "Run a flow of your own.",
     resume: "Go on with a job where it ended.",
     status: "Say how jobs stand and what is left.",

@@ -21,7 +21,7 @@ from headrace.errors import HeadraceError, PlanError
 from headrace.item import Done, Failed, Outcome, Parked, Skipped
 from headrace.report import Report
 
-__all__ = ["fetch_to_stdout"]
+__all__ = ["fetch_to_stdout", "write_out"]
 
 #: A pipe that has room at all takes this much without blocking (POSIX: PIPE_BUF).
 PIECE = select.PIPE_BUF
@@ -76,7 +76,7 @@ async def _write_all(stream: Any) -> Report:
         async with stream as outcomes:
             try:
                 async for outcome in outcomes:
-                    await _write(output, json_line(_plain(outcome)))
+                    await write_out(output, json_line(_plain(outcome)))
             except BrokenPipeError:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), output)
                 stream.job.cancel("the reader of standard output has left")
@@ -84,7 +84,8 @@ async def _write_all(stream: Any) -> Report:
     return report
 
 
-async def _write(output: int, data: bytes) -> None:
+async def write_out(output: int, data: bytes) -> None:
+    """Write to a pipe, a terminal or a file without blocking the loop. Raises BrokenPipeError where its reader has left."""
     view = memoryview(data)
     while view:
         if not select.select((), (output,), (), 0)[1]:

@@ -105,7 +105,7 @@ class FileLog:
         self._read = 0
         self._tail = b""
         self._in_part = False
-        self._is_at_end = False
+        self._was_short = False  # the last read came to the end
 
     async def batches(self) -> AsyncGenerator[list[Line], None]:
         """Give the lines as they are written. Raises SourceError where the file cannot be read."""
@@ -210,17 +210,16 @@ class FileLog:
         if status.st_size < self._read:
             return self._anew("it became shorter")
         if status.st_size > self._read:
-            if self._is_at_end and self._tail:
+            if self._was_short and self._tail:
                 again = os.pread(self._descriptor, len(self._tail), self._read - len(self._tail))
                 if again != self._tail:
                     return self._anew("it was written anew")
             chunk = os.pread(self._descriptor, BLOCK, self._read)
             if chunk:
-                self._is_at_end = False
+                self._was_short = len(chunk) < BLOCK
                 self._read += len(chunk)
                 self._tail = chunk[-OVERLAP:] if len(chunk) >= OVERLAP else (self._tail + chunk)[-OVERLAP:]
                 return _Step(chunk)
-        self._is_at_end = True
         try:
             found = os.stat(self.url)
         except FileNotFoundError:
@@ -236,5 +235,5 @@ class FileLog:
         return _Step(rotated="another file stands in its place")
 
     def _anew(self, why: str) -> _Step:
-        self._read, self._tail, self._is_at_end = 0, b"", False
+        self._read, self._tail = 0, b""
         return _Step(rotated=why)

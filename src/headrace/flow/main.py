@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from headrace.aio.tasks import leave_stuck
 from headrace.errors import PlanError
@@ -88,8 +88,20 @@ async def _run_job(job: Job) -> Report:
             return await job.wait()
 
 
+class Stoppable(Protocol):
+    """What a signal stops: a job, or what a command does in its place."""
+
+    def stop(self, reason: str, *, signal: int | None = None) -> None:
+        """Begin nothing new, and come to an end."""
+        ...
+
+    def cancel(self, reason: str) -> None:
+        """End now."""
+        ...
+
+
 @contextmanager
-def signals_to(job: Job) -> Iterator[None]:
+def signals_to(job: Stoppable) -> Iterator[None]:
     """Let SIGINT and SIGTERM drain, then cancel, then exit, while the block lasts. Only the main thread gets signals."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -14,7 +14,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from random import Random
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -34,6 +34,8 @@ __all__ = ["Follower", "Position"]
 T = TypeVar("T")
 #: How often in a row a log may be asked for anew at once.
 MOST_AGAIN: Final = 3
+#: Bytes that are made into records at a time: what is made of them stays in the processor's cache.
+PIECE: Final = 64 << 10
 _MISSING: Final = frozenset({404, 410})
 
 
@@ -125,10 +127,11 @@ class Follower(Generic[T]):
                         raise Restarted
                     self.statistics.state = "reading"
                     while chunks := await self._some(response):
-                        records = position.feed(chunks[0] if len(chunks) == 1 else b"".join(chunks))
-                        self._count(records)
-                        if records:
-                            yield records
+                        for piece in _pieces(chunks):
+                            records = position.feed(piece)
+                            self._count(records)
+                            if records:
+                                yield records
                     position.check_end()
                 failures = again = 0
                 asked = position.wait_after_end()
@@ -204,3 +207,18 @@ class Follower(Generic[T]):
             statistics.gaps += kind == "gap"
             self._on_notice(Notice(kind, self.url, self._position.read, text))
         notices.clear()
+
+
+def _pieces(chunks: list[bytes]) -> Iterator[bytes]:
+    """Put small chunks together."""
+    held: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        held.append(chunk)
+        size += len(chunk)
+        if size >= PIECE:
+            yield b"".join(held)
+            held.clear()
+            size = 0
+    if held:
+        yield held[0] if len(held) == 1 else b"".join(held)

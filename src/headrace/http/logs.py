@@ -23,7 +23,7 @@ from headrace.logs.notices import OnNotice, log_notice
 from headrace.logs.stream import LogStream, OnLogFailure
 from headrace.policies.retry import Retry
 
-__all__ = ["events", "lines"]
+__all__ = ["events", "http_log", "lines"]
 
 T = TypeVar("T")
 
@@ -67,6 +67,30 @@ def lines(
         return LogPosition(url, start)
 
     return _stream(urls, place, poll, headers, idle, retry, on_failure, on_notice, client)
+
+
+def http_log(
+    url: str,
+    client: Client,
+    *,
+    start: Start,
+    follow: float | None,
+    headers: Mapping[str, Any],
+    idle: float | None,
+    retry: Retry,
+    on_notice: OnNotice,
+) -> Follower[Line]:
+    """Make one log of lines, to be put together with others of any kind; `follow` is the seconds between questions."""
+    return Follower(
+        url,
+        LogPosition(url, start),
+        client,
+        headers=headers,
+        follow=follow,
+        idle=idle,
+        retry=retry,
+        on_notice=on_notice,
+    )
 
 
 def events(

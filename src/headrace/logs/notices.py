@@ -57,4 +57,4 @@ class StreamStatistics:
     replaced: int = 0
     cut: int = 0
     offset: int = 0
-    state: Literal["waiting", "reading", "ended", "failed"] = "waiting"
+    state: Literal["opening", "reading", "waiting", "ended", "failed"] = "opening"

@@ -28,7 +28,7 @@ __all__ = ["Log", "LogStream", "OnLogFailure"]
 
 T = TypeVar("T")
 OnLogFailure = Literal["stop", "record"]
-MOST_WAITING: Final = 8  # batches in the channel
+MOST_WAITING: Final = 1  # batches in the channel
 GRACE: Final = 5.0  # seconds that a log has to close
 
 
@@ -113,6 +113,10 @@ class LogStream(Generic[T]):
     ) -> None:
         await self.aclose()
 
+    def stop(self) -> None:
+        """Read no more: what has arrived is still given, then the iteration ends. Repeatable; from the loop's thread."""
+        self._reading.channel.close()
+
     async def aclose(self) -> None:
         """End all logs and close their connections. Repeatable."""
         self._is_closed = True
@@ -160,6 +164,8 @@ class LogStream(Generic[T]):
                 batch = await reading.channel.get()
             except ChannelClosed:
                 return []
+            for more in reading.channel.get_all_nowait(MOST_WAITING):
+                batch = batch + more if more else batch
             if batch:
                 return batch
 
