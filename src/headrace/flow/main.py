@@ -23,7 +23,7 @@ from headrace.errors import PlanError
 from headrace.flow.job import Job
 from headrace.report import Report
 
-__all__ = ["new_loop", "run_sync", "run_to_end", "signals_to"]
+__all__ = ["Stoppable", "new_loop", "run_sync", "run_to_end", "signals_to"]
 
 T = TypeVar("T")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
