@@ -82,7 +82,7 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
         {
             "Requests": [
                 "fetch", "Fetch", "Client", "Timeouts", "Response", "StreamedResponse", "Timings", "Headers", "Secret",
-                "Resolver", "columns", "host",
+                "Resolver", "Guard", "columns", "host",
                 "mask", "ClientStatistics",
             ],
             "Logs": ["lines", "events", "LogStream", "Line", "ServerSentEvent", "Notice", "StreamStatistics"],
@@ -90,7 +90,7 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
                 "HttpError", "StatusError", "InvalidUrl", "UnsupportedScheme", "ResolveFailed", "ConnectFailed",
                 "ConnectTimedOut", "TlsFailed", "ConnectionLost", "FirstByteTimedOut", "Stalled", "TotalTimedOut",
                 "BadResponse", "BodyTooLarge", "BodyTruncated", "RedirectRefused", "TooManyRedirects", "RobotsUnavailable",
-                "ClientClosed",
+                "ClientClosed", "AddressRefused",
             ],
         },
     ),

@@ -92,6 +92,13 @@ def fetch(
             "--robots", help="Ask robots.txt: skip what it disallows, keep its crawl-delay. [default: off]"
         ),
     ] = False,
+    public_only: Annotated[
+        bool,
+        typer.Option(
+            "--public-only",
+            help="Refuse addresses that are not public, redirects included: for lists that strangers wrote.",
+        ),
+    ] = False,
     max_failures: MaxFailures = None,
     max_calls: Annotated[
         Text,
@@ -119,7 +126,8 @@ def fetch(
     given = {
         "concurrency": concurrency, "per-host": per_host, "rate": rate, "timeout": timeout, "attempts": attempts,
         "accept": accept, "method": method, "user-agent": user_agent, "contact": contact, "body": body,
-        "robots": "yes" if robots else None, "max-failures": max_failures, "max-calls": max_calls, "fuse": fuse,
+        "robots": "yes" if robots else None, "public-only": "yes" if public_only else None,
+        "max-failures": max_failures, "max-calls": max_calls, "fuse": fuse,
         "window": window,
     }  # fmt: skip
     texts = {name: text for name, text in given.items() if text is not None}

@@ -51,6 +51,7 @@ DEFAULTS: Mapping[str, str | None] = {
     "window": None,
     "body": "db",
     "robots": None,
+    "public-only": None,
 }
 _METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 _REFERENCE = re.compile(r"(\{env:[A-Za-z_][A-Za-z0-9_]*\})")
@@ -224,6 +225,7 @@ def _fetch(
 ) -> Any:
     from headrace.http.client import Client
     from headrace.http.fetching import fetch
+    from headrace.http.guard import Guard
     from headrace.http.status import parse_accept
 
     timeouts = _timeouts(values["timeout"], problems)
@@ -245,7 +247,12 @@ def _fetch(
             accept=accept,
             headers=[header.to_send() for header in headers],
             select=without_body if values["body"] == "none" else None,
-            client=functools.partial(Client, timeouts=timeouts, user_agent=agent),
+            client=functools.partial(
+                Client,
+                timeouts=timeouts,
+                user_agent=agent,
+                guard=None if values["public-only"] is None else Guard(),
+            ),
             robots=values["robots"] is not None,
         )
     )

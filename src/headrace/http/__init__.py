@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headrace.http.client import Client, ClientStatistics
     from headrace.http.errors import (
+        AddressRefused,
         BadResponse,
         BodyTooLarge,
         BodyTruncated,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         UnsupportedScheme,
     )
     from headrace.http.fetching import Fetch, fetch
+    from headrace.http.guard import Guard
     from headrace.http.headers import Headers
     from headrace.http.logs import events, lines
     from headrace.http.profile import Timeouts
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from headrace.logs.stream import LogStream
 
 __all__ = [
+    "AddressRefused",
     "BadResponse",
     "BodyTooLarge",
     "BodyTruncated",
@@ -61,6 +64,7 @@ __all__ = [
     "ConnectionLost",
     "Fetch",
     "FirstByteTimedOut",
+    "Guard",
     "Headers",
     "HttpError",
     "InvalidUrl",
@@ -96,6 +100,7 @@ _ROOMS = {
     "Client": "client",
     "ClientStatistics": "client",
     "Fetch": "fetching",
+    "Guard": "guard",
     "Headers": "headers",
     "Line": "headrace.logs.lines",
     "LogStream": "headrace.logs.stream",

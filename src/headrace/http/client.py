@@ -23,6 +23,7 @@ from headrace.errors import CallError, PlanError
 from headrace.http.bodies import UNSET, Body, Unset, Upload, encode
 from headrace.http.errors import ClientClosed, TooManyRedirects
 from headrace.http.exchange import Connector, Pool, Transport, stand_in
+from headrace.http.guard import Guard
 from headrace.http.headers import HeaderValue, Outgoing, compile_headers
 from headrace.http.permits import Permits, rate_hint
 from headrace.http.profile import SAFE_METHODS, Profile, Timeouts, idle_connections
@@ -44,7 +45,7 @@ __all__ = ["Client", "ClientStatistics", "Template", "check_method"]
 
 MAX_BODY: Final = 32 * 1024 * 1024
 
-Guard = Callable[[Url], Awaitable[None]]
+AskFirst = Callable[[Url], Awaitable[None]]
 HeadersLike = Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]]
 
 
@@ -68,7 +69,7 @@ class Template:
     """What many requests of one client have in common, checked and compiled once. Made by
     `Client.prepare`.
 
-    `guard` is asked before each hop. With `cut`, of a body that is too large the beginning is the answer.
+    `ask_first` is awaited before each hop. With `cut`, of a body that is too large the beginning is the answer.
     """
 
     method: str
@@ -80,7 +81,7 @@ class Template:
     has_body: bool
     pool: Pool
     most_redirects: int
-    guard: Guard | None = None
+    ask_first: AskFirst | None = None
     cut: bool = False
 
 
@@ -91,8 +92,8 @@ class Client:
     origin). `max_body` caps the decoded body in bytes (None: no cap). `limits` are taken around each request,
     but for those that the flow which makes the call has taken for it. `downgrade` allows redirects from https to http.
     `connections` is how many are kept open when idle. The environment's
-    proxy variables are not read: give `proxy=`. `transport` takes the place of the network, as
-    `headrace.testing.ScriptedHttp` does. Raises PlanError for options that cannot work.
+    proxy variables are not read: give `proxy=`. `guard` refuses addresses that are not public. `transport` takes
+    the place of the network, as `headrace.testing.ScriptedHttp` does. Raises PlanError for options that cannot work.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Client:
         http2: bool = True,
         ca_file: str | None = None,
         certificate: str | None = None,
+        guard: Guard | None = None,
         max_body: int | None = MAX_BODY,
         max_redirects: int = 10,
         downgrade: bool = False,
@@ -113,7 +115,7 @@ class Client:
         resolver: Resolver | None = None,
         transport: Connector | None = None,
     ) -> None:
-        self._profile = Profile(timeouts or Timeouts(), user_agent, proxy, http2, ca_file, certificate)
+        self._profile = Profile(timeouts or Timeouts(), user_agent, proxy, http2, ca_file, certificate, guard)
         self._profiles = {self._profile.timeouts: self._profile}
         self._headers = tuple(headers.items() if isinstance(headers, Mapping) else headers or ())
         self._max_body = max_body
@@ -308,7 +310,7 @@ class Client:
             )
             asking.most_redirects, asking.cut = MOST_REDIRECTS, True
             robots = self._robots[key] = Robots(self, asking, agent)
-        template.guard = robots.check
+        template.ask_first = robots.check
 
     async def send(
         self,
@@ -342,8 +344,11 @@ class Client:
     ) -> Answered[Answer]:
         """Make one call to its answer. What it holds of limits is given with the answer; raising, it holds nothing."""
         hop = _first_hop(template, url, body, *lines)
-        if template.guard is not None:
-            await template.guard(hop.url)
+        guard = template.profile.guard
+        if guard is not None:
+            guard.check(hop.url)
+        if template.ask_first is not None:
+            await template.ask_first(hop.url)
         call = current_call.get(None)
         permits: Permits | None = None
         if self._limits or (call is not None and not call.covers(url, keyed_by)):
@@ -395,11 +400,13 @@ class Client:
                 count += 1
                 if count > template.most_redirects:
                     raise _too_many(hop, template.most_redirects)
+                if profile.guard is not None:
+                    profile.guard.check(following.url)
                 await response.aclose()
                 waited = self._clock()
-                if template.guard is not None:
+                if template.ask_first is not None:
                     permits.leave("success")  # it makes a request itself, and may wait for another one
-                    await template.guard(following.url)
+                    await template.ask_first(following.url)
                 if self._limits or (call is not None and not call.covers(following.url.text)):
                     await permits.enter(following.url.text, is_answered=True)
                 began += self._clock() - waited  # waiting for a limit is no part of the call

@@ -16,6 +16,7 @@ from typing import Any
 from headrace.errors import CallError, Disposition, TimedOut
 
 __all__ = [
+    "AddressRefused",
     "BadResponse",
     "BodyTooLarge",
     "BodyTruncated",
@@ -94,6 +95,14 @@ class ResolveFailed(HttpError):
 
     phase = "resolve"
     disposition = Disposition.TRANSIENT
+
+
+class AddressRefused(HttpError):
+    """The URL, a redirect, or the addresses of its name lead where the client's guard does not let it. Permanent,
+    nothing was sent there.
+    """
+
+    phase = "connect"
 
 
 class ConnectFailed(HttpError):

@@ -21,6 +21,7 @@ import certifi
 import pycurl  # type: ignore[import-untyped]
 
 from headrace.errors import PlanError
+from headrace.http.guard import Guard
 from headrace.http.secrets import Secret
 from headrace.http.url import parse
 
@@ -91,13 +92,20 @@ class Profile:
     proxy: str | Secret | None = None
     http2: bool = True
     ca_file: str | None = None
-    certificate: str | None = None  #: a client certificate with its key, in one PEM file
+    certificate: str | None = (
+        None  #: a client certificate, with its key where `key` does not name another file
+    )
+    guard: Guard | None = None
 
     def check(self) -> None:
         """Try all options on a handle that is thrown away. Raises PlanError."""
         if any(mark in self.user_agent for mark in "\r\n\0"):
             raise PlanError(f"user_agent={self.user_agent!r} holds a line break or NUL: remove it")
         self.proxy_host  # noqa: B018 - raises for a proxy that cannot be used
+        if self.guard is not None and self.proxy is not None:
+            raise PlanError(
+                "guard= with proxy=: the proxy would look names up, and no guard can see what it finds"
+            )
         curl = pycurl.Curl()
         try:
             self.configure(curl, "GET")

@@ -15,6 +15,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
+import socket
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -25,7 +27,7 @@ from headrace.http.sockets import watch_sockets
 from headrace.http.translate import Progress
 from headrace.http.url import Url
 
-__all__ = ["Handle", "Multi", "MultiFailed"]
+__all__ = ["Handle", "Multi", "MultiFailed", "Opened"]
 
 REDIRECT_BODY: Final = 65_536
 _BLANK: Final = (b"\r\n", b"\n")
@@ -143,6 +145,20 @@ class Multi(pycurl.AsyncCurlMulti):  # type: ignore[misc]
         self._resolve(curl, error)
 
 
+class Opened:
+    """A new socket for libcurl, which makes a copy of its descriptor; the original is closed with this object."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        """Give the descriptor."""
+        return self._descriptor
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
 class Handle:
     """A pooled libcurl handle with what its current transfer has brought so far."""
 
@@ -165,6 +181,7 @@ class Handle:
         "on_ready",
         "paused",
         "profile",
+        "refused",
         "seen",
         "sends",
         "sent",
@@ -187,6 +204,7 @@ class Handle:
         self.usable = True
         self.paused = False  #: who reads the body is behind, so that it stands still on our account
         self.hungry = False  #: the rest of the body to send is not there yet
+        self.refused: str | None = None  #: why the guard did not let it connect
         self.fresh: Any = None  #: what of its name libcurl did not know before
         self.url: Url
         self.on_ready: Callable[[str], None] | None = None  #: told the key when the connection is up
@@ -202,6 +220,8 @@ class Handle:
         curl.setopt(pycurl.HEADERFUNCTION, self.head.append)
         curl.setopt(pycurl.WRITEFUNCTION, self._write)
         curl.setopt(pycurl.PREREQFUNCTION, self._about_to_send)
+        if profile.guard is not None:
+            curl.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
 
     def _set_method(self, method: str, has_body: bool) -> None:
         setopt = self.curl.setopt
@@ -228,7 +248,20 @@ class Handle:
         self.chunks.append(chunk)
         return None
 
-    def _about_to_send(self, _to: str, _from: str, _to_port: int, _from_port: int) -> int:
+    def _open_socket(self, purpose: int, address: Any) -> Any:
+        assert self.profile.guard is not None
+        family, kind, protocol, where = address
+        why = self.profile.guard.refusal(where[0]) if isinstance(where, tuple) else "it is no IP address"
+        if why is not None or purpose != pycurl.SOCKTYPE_IPCXN:
+            self.refused = f"{where[0]}: {why}"
+            return pycurl.SOCKET_BAD
+        return Opened(socket.socket(family, kind, protocol).detach())
+
+    def _about_to_send(self, to: str, _from: str, _to_port: int, _from_port: int) -> int:
+        guard = self.profile.guard
+        if guard is not None and (why := guard.refusal(to)) is not None:
+            self.refused = f"{to}: {why}"
+            return pycurl.PREREQFUNC_ABORT  # type: ignore[no-any-return]
         self.sends += 1
         self.mark = self._clock()
         if self.on_ready is not None:
@@ -289,7 +322,7 @@ class Handle:
         self.chunks.clear()
         self.size = self.sends = 0
         self.seen = self.sent = -1
-        self.on_ready = None
+        self.on_ready = self.refused = None
         if self._shortened:
             self.limit_time(self.profile.timeouts.total)
             self._shortened = False
@@ -338,6 +371,7 @@ class Handle:
             limit=self.limit,
             connected=self.curl.getinfo(pycurl.CONNECT_TIME) > 0,
             elapsed=elapsed,
+            refused=self.refused,
         )
 
     def close(self) -> None:

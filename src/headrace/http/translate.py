@@ -16,6 +16,7 @@ import pycurl  # type: ignore[import-untyped]
 
 from headrace.errors import Disposition
 from headrace.http.errors import (
+    AddressRefused,
     BadResponse,
     BodyTooLarge,
     BodyTruncated,
@@ -56,6 +57,7 @@ class Progress(NamedTuple):
     limit: int | None
     connected: bool  #: TCP was up
     elapsed: float
+    refused: str | None = None  #: why the guard did not let it connect
 
 
 def translate(error: BaseException, progress: Progress) -> HttpError:
@@ -79,6 +81,8 @@ def translate(error: BaseException, progress: Progress) -> HttpError:
 
 def _classify(code: int, text: str, progress: Progress) -> tuple[type[HttpError], dict[str, Any]]:
     phase = "body" if progress.answered else "first byte"
+    if progress.refused is not None and not progress.sends:
+        return AddressRefused, {"reason": f"refused: {progress.refused}"}
     if progress.sends > 1:
         # PREREQ stopped libcurl from sending the request again; the first may have been processed.
         return ConnectionLost, {"reason": "the kept-alive connection died after the request was sent"}

@@ -21,6 +21,7 @@ from headrace.aio.disk import Disk
 from headrace.aio.tasks import TaskOwner
 from headrace.http.errors import ClientClosed, HttpError, ResolveFailed
 from headrace.http.exchange import Pool, closed, head_cut, time_left
+from headrace.http.guard import Guard
 from headrace.http.headers import NO_HEADERS
 from headrace.http.profile import Profile
 from headrace.http.redirects import REDIRECTS, Hop
@@ -30,7 +31,7 @@ from headrace.http.scouting import Scouts
 from headrace.http.streaming import GRACE, StreamedResponse, StreamHandle, pump
 from headrace.http.transfer import Handle, Multi, MultiFailed
 from headrace.http.translate import translate
-from headrace.http.url import mask
+from headrace.http.url import Url, mask
 from headrace.http.watch import Watch
 
 __all__ = ["CurlTransport"]
@@ -255,12 +256,24 @@ class CurlTransport:
             addresses = self._resolver.peek(host, self.loop.time())
             if addresses is None:
                 addresses = await self._resolver.resolve(host, profile.timeouts.resolve)
+            if profile.guard is not None:
+                addresses = self._permitted(profile.guard, hop.url, addresses)
         except ResolveFailed as error:
             error.url, error.host, error.elapsed = mask(hop.url.text), hop.url.key, perf_counter() - began
             raise
         if self._loaded.get(key) is addresses:
             return perf_counter() - began, None
         return perf_counter() - began, _Located(key, addresses, addresses.entry(host, port))
+
+    def _permitted(self, guard: Guard, url: Url, addresses: Addresses) -> Addresses:
+        """Leave out the addresses that the guard refuses. Raises AddressRefused where none is left."""
+        good = guard.permitted(url, addresses.listed)
+        if len(good) == len(addresses.listed):
+            return addresses
+        known = self._loaded.get(f"{url.host}:{url.port}")
+        if known is not None and known.fresh_until == addresses.fresh_until and known.listed == tuple(good):
+            return known
+        return Addresses(good, addresses.fresh_until)
 
     def _remember(self, located: _Located) -> None:
         """Note what libcurl knows now. It forgets the oldest of 30 000 names, so we count on fewer."""
