@@ -181,8 +181,9 @@ class RetryAfter(HeadraceError):
     """Raise it in a stage function: this call is to be repeated after `seconds`.
 
     It uses up an attempt like any failure, and works on stages without `retry=` too (then with 4 attempts).
-    With `hold=True` everything of the same key waits. What would wait longer than the run's `wait=` is parked. Raises
-    ValueError for a negative or not finite number.
+    With `hold=True` everything of the same key waits, and this item may be asked to wait more often than it has
+    attempts, as `Retry` says of calls that were refused for load. What would wait longer than the run's `wait=` is
+    parked. Raises ValueError for a negative or not finite number.
     """
 
     def __init__(self, seconds: float, reason: str = "", *, hold: bool = False) -> None:

@@ -227,6 +227,7 @@ class Delivery:
         "more",
         "origin",
         "position",
+        "refused",
         "sent",
         "seq",
         "state",
@@ -243,6 +244,7 @@ class Delivery:
         self.state = QUEUED
         self.attempts = 0  # calls made for it by the stages that it has left
         self.tried = 0  # calls made for it by the stage where it is
+        self.refused = 0  # those of them that were refused for load
         self.began = 0.0  # when its first call was admitted
         self.until: float | None = None  # the end of its stage's `within=`
         self.origin = origin

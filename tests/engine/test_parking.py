@@ -340,6 +340,18 @@ def test_a_window_full_of_repetitions_lets_others_go_on(tmp_path: Path) -> None:
     assert Counter(service.numbers())[2] == 3
 
 
+@pytest.mark.parametrize(("refusals", "failed"), [(8, 0), (9, 30)])
+def test_what_was_refused_before_it_was_put_aside_counts_apart(
+    tmp_path: Path, refusals: int, failed: int
+) -> None:
+    """Three attempts allow eight refusals for load, those included that came before the item made room for others."""
+    place = tmp_path / "out.db"
+    service = Service({number: [200.0] * refusals for number in range(0, 60, 2)}, hold=True)
+    report = run(lambda: job(place, service, 200, retry=hr.Retry(attempts=3)).run(window=20))
+    assert (report.done, report.failed) == (200 - failed, failed)
+    assert Counter(service.numbers())[2] == 9
+
+
 def test_short_waits_fill_the_window_in_peace(tmp_path: Path) -> None:
     """A hold of a few seconds parks nobody."""
     place = tmp_path / "out.db"

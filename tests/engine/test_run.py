@@ -107,6 +107,44 @@ def test_a_function_steers_its_fate() -> None:
     assert got.skipped[0].reason == "not ours"
 
 
+def test_what_is_refused_for_load_does_not_use_up_the_attempts() -> None:
+    """Of four attempts none is used up by twelve refusals for load; the thirteenth is final. The outcome counts all."""
+    asked: dict[int, int] = {}
+
+    async def call(refusals: int) -> int:
+        asked[refusals] = asked.get(refusals, 0) + 1
+        if asked[refusals] <= refusals:
+            raise hr.RetryAfter(1.0, hold=True)
+        if asked[refusals] <= refusals + 3:
+            raise ConnectionResetError
+        return refusals
+
+    got = run(lambda: hr.map(call, [0, 5, 12, 13], retry=hr.Retry(attempts=4)))
+    assert [outcome.attempts for outcome in got] == [4, 9, 16, 13]
+    assert [outcome.item for outcome in got.failed] == [13]
+    again = run(lambda: hr.map(call, [13], retry=hr.Retry(attempts=1)))
+    assert [outcome.attempts for outcome in again.done or again.failed] == [1]
+
+
+def test_each_stage_counts_its_refusals_for_itself() -> None:
+    """An item that was refused in one stage has the whole allowance in the next."""
+    asked: dict[str, int] = {}
+
+    def stage(name: str) -> Any:
+        async def call(item: int) -> int:
+            asked[name] = asked.get(name, 0) + 1
+            if asked[name] <= 4:
+                raise hr.RetryAfter(1.0, hold=True)
+            return item
+
+        return call
+
+    retry = hr.Retry(attempts=2)
+    flow = hr.Flow([1]).map(stage("a"), name="a", retry=retry).map(stage("b"), name="b", retry=retry)
+    report = run(lambda: flow.run())
+    assert (report.done, asked) == (1, {"a": 5, "b": 5})
+
+
 def test_timeouts_of_attempts() -> None:
     """A call past its timeout fails as TimedOut, the others are not touched, and the worker goes on."""
 

@@ -32,8 +32,9 @@ def decided(
     rng: Random | None = None,
     now: float = 1000.0,
     deadline: float | None = None,
+    refused: int = 0,
 ) -> Decision:
-    return decide(retry, error, attempt, effect, sent, rng or Random(1), now, deadline)
+    return decide(retry, error, attempt, effect, sent, rng or Random(1), now, deadline, refused)
 
 
 BUSY = httpx_status(429, retry_after="7")
@@ -112,6 +113,39 @@ def test_attempts_counts_all_calls(attempts: int, effect: str) -> None:
     assert kinds == ["again"] * (attempts - 1) + ["fail"] * 2
 
 
+REFUSALS = [httpx_status(429), BUSY, httpx_status(503, retry_after="7"), RetryAfter(1, hold=True)]
+FAILURES = [
+    httpx_status(503), httpx_status(529), httpx_status(502, retry_after="7"), OSError(), TimedOut("t"), RetryAfter(1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", REFUSALS)
+@pytest.mark.parametrize(("attempts", "most"), [(1, 0), (2, 4), (4, 12)])
+def test_what_was_refused_for_load_is_counted_apart(error: Exception, attempts: int, most: int) -> None:
+    """It may be refused four times for each repetition, whatever else failed; with one attempt nothing is repeated."""
+    for failed in range(attempts):
+        kinds = [
+            decided(error, Retry(attempts), attempt=failed + n + 1, refused=n).kind for n in range(most + 2)
+        ]
+        assert kinds == ["again"] * most + ["fail"] * 2
+    assert decided(error, Retry(attempts)).refused
+
+
+@pytest.mark.parametrize("error", FAILURES)
+@pytest.mark.parametrize("refused", [0, 5, 12])
+def test_what_failed_otherwise_uses_up_attempts(error: Exception, refused: int) -> None:
+    """Four failures are final, however often it was refused for load besides."""
+    decisions = [decided(error, attempt=refused + n, refused=refused) for n in range(1, 6)]
+    assert [decision.kind for decision in decisions] == ["again"] * 3 + ["fail"] * 2
+    assert not any(decision.refused for decision in decisions)
+
+
+def test_waits_count_each_kind_by_itself() -> None:
+    """The first failure after many refusals waits as a first one does, and the other way round."""
+    assert decided(OSError(), attempt=9, refused=8, rng=Highest()).after == pytest.approx(0.2)
+    assert decided(httpx_status(429), attempt=4, refused=0, rng=Highest()).after == pytest.approx(1.0)
+
+
 def test_a_function_may_ask_four_times_without_a_policy() -> None:
     """RetryAfter on a stage without retry= ends too; with a policy, its number of attempts counts."""
     assert [decided(RetryAfter(1), None, attempt=n).kind for n in range(1, 6)] == ["again"] * 3 + ["fail"] * 2
@@ -150,7 +184,9 @@ def test_waits_grow_by_class() -> None:
     overload.disposition = Disposition.OVERLOAD
     policy = Retry(100)
     transient_waits = [decided(OSError(), policy, attempt=n, rng=Highest()).after for n in (1, 2, 3, 50)]
-    overload_waits = [decided(overload, policy, attempt=n, rng=Highest()).after for n in (1, 2, 3, 50)]
+    overload_waits = [
+        decided(overload, policy, attempt=n, refused=n - 1, rng=Highest()).after for n in (1, 2, 3, 50)
+    ]
     assert transient_waits == pytest.approx([0.2, 0.4, 0.8, 30.0])
     assert overload_waits == pytest.approx([1.0, 2.0, 4.0, 300.0])
 
@@ -176,11 +212,11 @@ def test_many_asked_to_wait_do_not_come_back_together() -> None:
 
 def test_a_hold_concerns_the_key_whatever_becomes_of_the_item() -> None:
     """429 and 503 with Retry-After hold the key also on the last attempt and without a policy."""
-    for options in ({}, {"attempt": 4}, {"retry": None}, {"deadline": 1000.5}):
+    for options in ({}, {"attempt": 13, "refused": 12}, {"retry": None}, {"deadline": 1000.5}):
         decision = decided(BUSY, **options)
         assert decision.hold is not None
         assert 7.0 <= decision.hold <= 7.7
-        assert options == {} or decision == Decision("fail", 0.0, decision.hold)
+        assert options == {} or decision == Decision("fail", 0.0, decision.hold, True)
     assert decided(httpx_status(429)).hold is None
     assert decided(httpx_status(429, retry_after="0")).hold is None
     assert decided(httpx_status(502, retry_after="7")).hold is None
@@ -253,6 +289,7 @@ def test_all_problems_come_at_once() -> None:
 @given(
     error=st.sampled_from([error for error, *_ in FATES]),
     attempt=st.integers(1, 10**6),
+    share=st.floats(0.0, 1.0),
     effect=st.sampled_from(["safe", "idempotent", "once"]),
     sent=st.booleans(),
     seed=st.integers(0, 9),
@@ -262,6 +299,7 @@ def test_all_problems_come_at_once() -> None:
 def test_every_decision_is_sound(
     error: Exception,
     attempt: int,
+    share: float,
     effect: str,
     sent: bool,
     seed: int,
@@ -269,12 +307,15 @@ def test_every_decision_is_sound(
     policy: Retry | None,
 ) -> None:
     """A repetition starts before the deadline, within the attempts, and never repeats a once call in doubt."""
-    decision = decide(policy, error, attempt, effect, sent, Random(seed), 1000.0, deadline)
+    refused = int(share * (attempt - 1))
+    decision = decide(policy, error, attempt, effect, sent, Random(seed), 1000.0, deadline, refused)
     assert decision.hold is None or decision.hold > 0.0
     if decision.kind != "again":
         assert decision.after == 0.0
         return
-    assert attempt < (policy.attempts if policy else 4)
+    attempts = policy.attempts if policy else 4
+    assert attempt - refused < attempts or decision.refused
+    assert refused < 4 * (attempts - 1) or not decision.refused
     assert 0.0 <= decision.after < math.inf
     assert deadline is None or 1000.0 + decision.after < deadline
     assert (

@@ -71,7 +71,10 @@ def fetch(
         Text, typer.Option(metavar="TIME", help="For one attempt, all phases. [default: 120]")
     ] = None,
     attempts: Annotated[
-        Text, typer.Option(metavar="N", help="Calls for one URL, the first included. [default: 4]")
+        Text,
+        typer.Option(
+            metavar="N", help="Calls for one URL, the first included; 429s count apart. [default: 4]"
+        ),
     ] = None,
     accept: Annotated[
         Text, typer.Option(metavar="LIST", help="Statuses that are an answer, as 2xx,404. [default: 2xx]")

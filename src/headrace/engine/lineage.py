@@ -58,11 +58,12 @@ class Ending:
 class Parking(Ending):
     """A delivery was put aside until `at` (on the run's clock) or `due` (seconds since the epoch), which is the same moment.
 
-    `attempts` are the calls that failed for it, in earlier times that it was taken up too; `node` numbers the stage where
+    `attempts` are the calls that failed for it, in earlier times that it was taken up too, and `refused` those of them
+    that this run knows to have been refused for load; `node` numbers the stage where
     it parks, -1 for what an earlier run parked. `for_room`: it was put aside so that others could go on.
     """
 
-    __slots__ = ("at", "attempts", "due", "for_room", "key", "node")
+    __slots__ = ("at", "attempts", "due", "for_room", "key", "node", "refused")
 
     def __init__(
         self,
@@ -72,6 +73,7 @@ class Parking(Ending):
         reason: str,
         *,
         attempts: int = 0,
+        refused: int = 0,
         node: int = -1,
         key: str = "",
         for_room: bool = False,
@@ -80,6 +82,7 @@ class Parking(Ending):
         self.at = at
         self.due = due
         self.attempts = attempts
+        self.refused = refused
         self.node = node
         self.key = key
         self.for_room = for_room

@@ -110,12 +110,14 @@ class Parkings:
         due, node = time.time() + at - now, self.run.nodes.index(caller)
         ending: Parking | None = None
         for delivery in deliveries:
-            attempts = delivery.tried + self.tried_before(delivery)
+            tried, refused = self.tried_before(delivery)
+            tried, refused = tried + delivery.tried, refused + delivery.refused
             reached = max([node, *(self.again[r.position].node for r in self._known(delivery))])
-            if ending is None or (ending.attempts, ending.node) != (attempts, reached):  # else they share it
+            # Those that are alike share one ending.
+            if ending is None or (ending.attempts, ending.refused, ending.node) != (tried, refused, reached):
                 ending = Parking(
                     caller.spec.name, at, due, reason[:REASON_LENGTH],
-                    attempts=attempts, node=reached, key=key, for_room=for_room,
+                    attempts=tried, refused=refused, node=reached, key=key, for_room=for_room,
                 )  # fmt: skip
             self.run.endings.park(delivery, ending)
 
@@ -244,9 +246,13 @@ class Parkings:
         parking = self.again.get(position)
         return 0 if parking is None else parking.attempts
 
-    def tried_before(self, delivery: Delivery) -> int:
-        """Give the attempts that were made for a delivery before it was parked: they count towards its limit."""
-        return max((self.again[root.position].attempts for root in self._known(delivery)), default=0)
+    def tried_before(self, delivery: Delivery) -> tuple[int, int]:
+        """Give the attempts that were made for a delivery before it was parked, and how many of them were refused for load:
+        they count towards its limits.
+        """
+        parkings = [self.again[root.position] for root in self._known(delivery)]
+        most = max(parkings, key=lambda parking: parking.attempts - parking.refused, default=None)
+        return (0, 0) if most is None else (most.attempts, most.refused)
 
     def has_passed(self, delivery: Delivery, node: int) -> bool:
         """Whether a delivery went through the stage of that number in this run before it was parked."""

@@ -386,8 +386,12 @@ class Caller:
         _forget_earlier(error)
         run, spec = self.run, self.spec
         sent = delivery.sent > 0
-        tried = delivery.tried + run.parking.tried_before(delivery)
-        decision = decide(spec.retry, error, tried, spec.effect, sent, run.rng, run.clock(), delivery.until)
+        tried, refused = run.parking.tried_before(delivery)
+        decision = decide(
+            spec.retry, error, tried + delivery.tried, spec.effect, sent, run.rng, run.clock(), delivery.until,
+            refused + delivery.refused,
+        )  # fmt: skip
+        delivery.refused += decision.refused
         if decision.hold is not None:
             self.permits.hold(delivery, decision.hold, error)
         after = decision.after
@@ -565,7 +569,7 @@ def _forget_earlier(error: Exception) -> None:
 def carry(delivery: Delivery, run: Run) -> None:
     """Make a delivery ready for the next stage: its calls so far are counted, its value weighed."""
     delivery.attempts += delivery.tried
-    delivery.tried = 0
+    delivery.tried = delivery.refused = 0
     delivery.until = None
     if delivery.weight or type(delivery.value) not in WEIGHTLESS:
         run.window.weigh(delivery, delivery.value)

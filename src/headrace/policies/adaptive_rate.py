@@ -7,7 +7,8 @@
 Rules:
 1. There is no rate until the other side asks for a wait: nobody is slowed who does not ask for it.
 2. The ceiling is counted, not guessed: what the other side took in the second before it first asked, since the last
-   wait ended where it asks again at once, and over the whole time where the wait that it asks for is long.
+   wait ended where it asks again at once, and over the whole time where the wait that it asks for is long. Where it
+   goes on asking, the ceiling lies between the most that it surely took and the least that it refused.
 3. At most one decrease for each time it asks: calls that began before that say nothing new.
 4. A ceiling is tried again seldom, so that a fixed limit costs a refusal now and then; it is never believed for ever.
 5. Starts keep the rate with a burst so small that a limit counted over any second still holds.
@@ -41,6 +42,8 @@ NOTHING: Final = 0.5
 WINDOWS: Final = 1.6
 #: A ceiling above this share of the rate that was refused is nearly right, and need not be tried early.
 SURE: Final = 0.85
+#: What was taken in fewer seconds is a limit of any second, and not of two windows.
+WITHIN: Final = 0.8
 #: What lies further apart, in seconds, has nothing to do with each other.
 RELATED: Final = 600.0
 #: The ceiling is tried after so many seconds (or of the waits) and calls; each try that fails doubles them, up to 32 times.
@@ -56,6 +59,8 @@ TRIED: Final = 2.0
 GROWTH: Final = 0.02
 MOST_GROWTH: Final = 0.3
 GROWTH_PER_CALL: Final = 0.05
+#: Since the second that was surely borne it grew by so many times its growth.
+GREW: Final = 0.85
 #: Refused at less than so many times the ceiling, it was right; so few answers a second say nothing.
 NEAR: Final = 1.1
 FEW: Final = 10.0
@@ -73,8 +78,9 @@ class AdaptiveRate:
     """The rate of one key. `rate` is in starts a second, inf as long as the other side never asked for less."""
 
     __slots__ = (
-        "_answered_at", "_answers", "_asked_at", "_ceiling", "_counted", "_first_at", "_growth", "_is_first", "_new",
-        "_part", "_part_at", "_patience", "_ready", "_resumes_at", "_scale", "_tried_at", "_was_soon", "rate",
+        "_answered_at", "_answers", "_asked_at", "_ceiling", "_counted", "_first_at", "_growth", "_is_first", "_least",
+        "_most", "_new", "_part", "_part_at", "_patience", "_ready", "_resumes_at", "_scale", "_tried_at", "_was_soon",
+        "rate",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -88,10 +94,12 @@ class AdaptiveRate:
         self._tried_at = math.inf  # when the try began that is under way
         self._growth = 0.0  # a second
         self._was_soon = False  # whether it asked again before there was a calm
+        self._least = 0.0  # the most that it surely took a second since then
+        self._most = math.inf  # the least a second that it refused soon
         self._patience = 1.0
         self._first_at = math.inf  # when the first answer came
         self._answered_at = -math.inf
-        self._counted = 0  # the answers since it last asked
+        self._counted = 0  # the answers until it first asked, and then the starts since it last did
         self._answers = NONE
         self._new = 0  # the answers of this part, not yet among them
         self._part = 0
@@ -108,6 +116,7 @@ class AdaptiveRate:
     def take(self, now: float) -> None:
         """Note a start."""
         self._ready = max(self._ready, now) + 1.0 / self.rate
+        self._counted += 1
 
     def _slack(self) -> float:
         return max(1.0 / self.rate, BURST)
@@ -119,8 +128,8 @@ class AdaptiveRate:
         if now - self._part_at >= PART:
             self._turn(now)
         self._new += 1
-        self._counted += 1
         if self.rate == math.inf:
+            self._counted += 1
             self._first_at = min(self._first_at, now)
         elif began > self._asked_at:
             self._is_first = False
@@ -139,7 +148,7 @@ class AdaptiveRate:
         until = max(until, now)
         wait = max(0.0, until - now)
         self._is_first = self.rate == math.inf
-        ceiling = self._taken_at_first(now, wait) if self._is_first else self._taken(now)
+        ceiling = self._taken_at_first(now, wait) if self._is_first else self._taken(began, now)
         self._ceiling = max(ceiling, SLOWEST)
         self.rate = BELOW * self._ceiling
         self._asked_at, self._resumes_at, self._scale = now, until, max(1.0, wait)
@@ -151,9 +160,11 @@ class AdaptiveRate:
             return max(1, self._counted) / (wait + max(0.0, now - self._first_at))
         return float(max(1, self._last_second()))
 
-    def _taken(self, now: float) -> float:
+    def _taken(self, began: float, now: float) -> float:
         """Give how much a second it took since it last asked, as far as that can be told."""
         since, free = now - self._asked_at, now - self._resumes_at
+        # What started before the call that it refused, be it answered yet or not.
+        taken = max(0, self._counted - 1 - int((now - began) * self.rate))
         # One call more or less in the time that is counted is no sign: of five calls a second it is a fifth.
         was_right = self.rate < NEAR * self._ceiling + 1.0 / self._scale
         if self._tried_at < math.inf or (self._growth and was_right):
@@ -163,31 +174,34 @@ class AdaptiveRate:
         if self._tried_at < math.inf:
             return self._ceiling
         if self._growth:
-            before = self.rate / (1.0 + self._growth / 2.0)
+            before = self.rate / (1.0 + GREW * self._growth)
             if was_right:
                 before = max(min(before, self._ceiling), float(int(before)))
             return max(min(before, max(FEW, self._last_second())), min(before, self._ceiling))
         if since - free > LONG and since < RELATED:
-            return min(self._counted / since, self.rate)
+            return min(taken / since, self.rate)
         if free >= max(CALM, CALM_WAITS * self._scale):
-            self._was_soon = False
+            self._was_soon, self._least, self._most = False, 0.0, math.inf
             return self.rate
-        if not self._counted:
+        if not taken:
             self._patience = UNSURE
             return NOTHING * self.rate
-        ceiling = self._taken_soon(since, free)
+        return self._taken_soon(taken, since, free)
+
+    def _taken_soon(self, taken: int, since: float, free: float) -> float:
+        """Give the same where there was no calm before it asked again, and `taken` calls were taken."""
+        most = min(self.rate, taken / max(1.0, free))
+        self._least = min(max(self._least, taken / since), most)
+        self._most = min(most, self._most)
+        if not self._was_soon:
+            self._was_soon = free > WITHIN or most > SOON * self.rate
+            ceiling = min(most, SOON * self.rate)
+        else:
+            # The second time it is far too much, and may have been two windows that took it.
+            least = max(self._least, most * min(1.0, max(1.0, free) / WINDOWS))
+            ceiling = math.sqrt(least * most)
         self._patience = 1.0 if ceiling > SURE * self.rate else UNSURE
         return ceiling
-
-    def _taken_soon(self, since: float, free: float) -> float:
-        """Give the same where there was no calm before it asked again."""
-        least = self._counted / max(1.0, free)
-        self._was_soon = not self._was_soon
-        if self._was_soon:
-            return min(least, SOON * self.rate)
-        # The second time it is far too much, and may have been two windows that took it.
-        surely = max(self._counted / since, least * min(1.0, max(1.0, free) / WINDOWS))
-        return math.sqrt(least * surely)
 
     def _last_second(self) -> int:
         return sum(self._answers) + self._new
@@ -203,7 +217,8 @@ class AdaptiveRate:
         elif self._growth:
             seconds = min(passed, 1.0) / self._scale
             self.rate *= 1.0 + min(self._growth * seconds, GROWTH_PER_CALL)
-            self._growth = min(self._growth * 2.0**seconds, MOST_GROWTH)
+            if not self.rate < self._most < math.inf:
+                self._growth = min(self._growth * 2.0**seconds, MOST_GROWTH)
         elif now - self._resumes_at >= self._patience * max(
             PATIENCE * self._scale, PATIENCE_CALLS / self.rate
         ):

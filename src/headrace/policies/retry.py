@@ -6,6 +6,7 @@ Rules:
    certain that nothing happened.
 3. A wait is never shorter than what the other side asked for, and never longer than the item's time allows.
 4. A hold concerns the whole key; it stands whatever becomes of this item.
+5. To be refused for load says nothing against the item: such calls are counted apart, and may be more.
 """
 
 from __future__ import annotations
@@ -28,13 +29,19 @@ On = Callable[[BaseException], bool] | type[BaseException] | tuple[type[BaseExce
 
 #: Attempts for a function that raises RetryAfter on a stage without `retry=`.
 ATTEMPTS_WITHOUT_RETRY = 4
+#: So often may an item be refused for load, for each repetition that its attempts allow.
+REFUSALS = 4
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
 class Retry:
     """Which failed calls are repeated, how often, and after what waits.
 
-    `attempts` counts all calls for one item, the first included. `on` says which failures are worth it: an
+    `attempts` counts the calls for one item, the first included. Those that were refused because the other
+    side has too much to do (429, 503 with Retry-After, RetryAfter(hold=True): none of them was processed) are
+    counted apart, since that says nothing against the item: it may be refused four times for each repetition,
+    with attempts=4 so twelve times, and the thirteenth refusal is final. attempts=1 repeats nothing. What ends
+    waiting earlier is `within=`. `on` says which failures are worth it: an
     exception class, a tuple of them, or a function of the exception. The wait after attempt n is drawn from 0
     … min(cap, base · 2ⁿ⁻¹) seconds; where the other side asked for less load (429, or 503 with Retry-After),
     `overload_base` and `overload_cap` take their place, and the wait is never shorter than the Retry-After
@@ -131,12 +138,14 @@ class Decision(NamedTuple):
 
     `again`: repeat it `after` seconds. `fail`: the item fails with this error. `in_doubt`: it fails as
     InDoubt. `skip`: it is settled as Skipped. Whatever the kind, where `hold` is not None the whole key waits
-    for so many seconds: those that were asked for, and up to a tenth more.
+    for so many seconds: those that were asked for, and up to a tenth more. `refused`: the call was refused for
+    load, and is one more of those that are counted apart.
     """
 
     kind: Literal["again", "fail", "in_doubt", "skip"]
     after: float = 0.0
     hold: float | None = None
+    refused: bool = False
 
 
 def decide(
@@ -148,8 +157,11 @@ def decide(
     rng: Random,
     now: float,
     deadline: float | None,
+    refused: int = 0,
 ) -> Decision:
     """Decide what becomes of an item whose attempt number `attempt` (from 1) ended in `error`.
+
+    `refused` is how many of those before were refused for load.
 
     `effect` is "safe", "idempotent" or "once". `sent=False` says that the caller knows that nothing went out;
     else what the error says counts. `deadline` is the end of the item's `within=`, on the same clock as
@@ -160,25 +172,33 @@ def decide(
     if is_a(error, GiveUp):
         return Decision("fail")
     if is_a(error, RetryAfter):
-        limit = ATTEMPTS_WITHOUT_RETRY if retry is None else retry.attempts
         after = spread(error.seconds, rng)
         hold = after if error.hold and after > 0.0 else None
-        return _again_or_fail(after, hold, attempt < limit, now, deadline)
+        most = ATTEMPTS_WITHOUT_RETRY if retry is None else retry.attempts
+        again = _may(most, attempt, refused, error.hold)
+        return _again_or_fail(after, hold, again, now, deadline, error.hold)
 
     verdict = classify(error)
     asked = spread(verdict.retry_after, rng) if verdict.retry_after is not None else 0.0
     hold = asked if verdict.hold and asked > 0.0 else None
     if effect == "once" and sent and verdict.ambiguous:
         return Decision("in_doubt", 0.0, hold)
-    if retry is None or attempt >= retry.attempts or not retry.matches(error):
-        return Decision("fail", 0.0, hold)
-    after = max(asked, retry.backoff(attempt, verdict.disposition, rng))
-    return _again_or_fail(after, hold, True, now, deadline)
+    is_refusal = verdict.disposition is Disposition.OVERLOAD and not verdict.ambiguous
+    if retry is None or not _may(retry.attempts, attempt, refused, is_refusal) or not retry.matches(error):
+        return Decision("fail", 0.0, hold, is_refusal)
+    number = refused + 1 if is_refusal else attempt - refused
+    after = max(asked, retry.backoff(number, verdict.disposition, rng))
+    return _again_or_fail(after, hold, True, now, deadline, is_refusal)
+
+
+def _may(attempts: int, attempt: int, refused: int, is_refusal: bool) -> bool:
+    """Say whether there may be one more call after number `attempt`, which was refused for load or failed otherwise."""
+    return refused < REFUSALS * (attempts - 1) if is_refusal else attempt - refused < attempts
 
 
 def _again_or_fail(
-    after: float, hold: float | None, may: bool, now: float, deadline: float | None
+    after: float, hold: float | None, may: bool, now: float, deadline: float | None, refused: bool
 ) -> Decision:
     if not may or (deadline is not None and now + after >= deadline):
-        return Decision("fail", 0.0, hold)
-    return Decision("again", after, hold)
+        return Decision("fail", 0.0, hold, refused)
+    return Decision("again", after, hold, refused)
