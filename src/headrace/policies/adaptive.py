@@ -50,6 +50,8 @@ SHORTEST: Final = 0.001
 #: After so many seconds the best latency is the best of that time, or worse than before by at most this factor.
 WINDOW: Final = 30.0
 AGEING: Final = math.log(1.1)
+#: One object for all: each `-math.inf` makes a new one, and there may be very many keys.
+NEVER: Final = -math.inf
 #: A key that no call has ended on for so many seconds may begin anew.
 KEPT: Final = 10.0
 #: The same where there are very many keys and this one was never refused anything.
@@ -108,18 +110,18 @@ class Aimd:
         self._starting = True  # no overload yet
         self._ceiling = math.inf  # the lowest level that was refused, as far as is known
         self._patience = PATIENCE
-        self._tried_at = -math.inf  # when the ceiling was last tried
+        self._tried_at = NEVER  # when the ceiling was last tried
         self._waited = 0  # successes right below the ceiling since it was last tried
         self._calm = 0  # successes since the last decrease
         self._doubted = False  # there was an overload below the ceiling already
-        self._decreased_at = -math.inf
-        self._at = -math.inf  # the latest `now`
-        self._round_began = -math.inf
+        self._decreased_at = NEVER
+        self._at = NEVER  # the latest `now`
+        self._round_began = NEVER
         self._peak = 0  # the most calls at once since then: those that end together were in flight together
         self._recent = self._usual = 0.0  # logarithms: a mean of ratios, which a few long answers hardly move
         self._samples = 0
         self._best = self._window_best = math.inf
-        self._window_ends = -math.inf
+        self._window_ends = NEVER
 
     @property
     def admits(self) -> int:

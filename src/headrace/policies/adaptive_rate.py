@@ -27,8 +27,10 @@ BELOW: Final = 0.97
 #: Answers are counted in parts of so many seconds, over so many of them: one second in all.
 PART: Final = 0.05
 PARTS: Final = 20
+#: One object for all: each `-math.inf` makes a new one, and there may be very many keys.
+NEVER: Final = -math.inf
 #: Nothing counted. An array, since the collector of cycles looks at each list of each of very many keys.
-NONE: Final = array("q", [0] * PARTS)
+NONE: Final = array("I", [0] * PARTS)
 #: A wait of more seconds is taken at its word: what was counted is the limit of the whole time. Shorter ones are rounded up.
 LONG: Final = 3.0
 #: Seconds without a wait after which the rate was nearly right; and so many of the waits that it asked for.
@@ -85,11 +87,11 @@ class AdaptiveRate:
 
     def __init__(self) -> None:
         self.rate = math.inf
-        self._ready = -math.inf  # when all that has started will have been paid for
+        self._ready = NEVER  # when all that has started will have been paid for
         self._ceiling = math.inf  # what it took, as far as is known
         self._is_first = False  # whether it has asked once
-        self._asked_at = -math.inf
-        self._resumes_at = -math.inf  # when the wait that it asked for ends
+        self._asked_at = NEVER
+        self._resumes_at = NEVER  # when the wait that it asked for ends
         self._scale = 1.0  # the seconds that it thinks in: the wait that it asked for
         self._tried_at = math.inf  # when the try began that is under way
         self._growth = 0.0  # a second
@@ -98,12 +100,12 @@ class AdaptiveRate:
         self._most = math.inf  # the least a second that it refused soon
         self._patience = 1.0
         self._first_at = math.inf  # when the first answer came
-        self._answered_at = -math.inf
+        self._answered_at = NEVER
         self._counted = 0  # the answers until it first asked, and then the starts since it last did
         self._answers = NONE
         self._new = 0  # the answers of this part, not yet among them
         self._part = 0
-        self._part_at = -math.inf
+        self._part_at = NEVER
 
     # ------------------------------------------------------------------ starts
 

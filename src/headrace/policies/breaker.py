@@ -33,6 +33,8 @@ SPREAD: Final = 0.1
 BLAMED: Final = frozenset({"overload", "lost", "fault"})
 #: The parts that the time looked back on is counted in.
 PARTS: Final = 10
+#: One object for all: each `-math.inf` makes a new one, and there may be very many keys.
+NEVER: Final = -math.inf
 #: What nothing was counted in yet: shared, and never changed. Most keys of very many never see a failure.
 NONE: Final = [0] * PARTS
 
@@ -89,18 +91,18 @@ class Circuit:
     def __init__(self, breaker: Breaker) -> None:
         self.breaker = breaker
         self.admits = sys.maxsize
-        self.open_until = -math.inf
+        self.open_until = NEVER
         self.failing_since = math.inf  # when it opened for the first time since all was well
         self._stage = -1  # the place in PROBES; -1 is closed
         self._passed = 0  # probes of this stage that succeeded
         self._opened = 0  # openings without a lasting recovery between them
-        self._changed_at = -math.inf  # what began before says nothing
-        self._closed_at = -math.inf
+        self._changed_at = NEVER  # what began before says nothing
+        self._closed_at = NEVER
         self._good = self._bad = NONE
         self._new = 0  # successes of this part, not yet in the list
         self._in_a_row = 0  # the latest calls, all of which failed
         self._part = 0
-        self._since = -math.inf
+        self._since = NEVER
 
     @property
     def is_closed(self) -> bool:
