@@ -78,11 +78,8 @@ class HostSpec:
         """Whether its limit is one that `hr.Adaptive` finds, as far as is promised.
 
         Who counts calls at once is found by refusals, who counts them by time by being asked for a wait. A refusal
-        without a wait from one that counts full or sliding seconds looks like the first, and a wait asked for by one that
-        counts calls at once like the second.
+        without a wait from one that counts full or sliding seconds looks like the first.
         """
-        if self.most is not None:
-            return not self.says_when
         return self.rate is None or self.says_when or self.counts == "bucket"
 
 

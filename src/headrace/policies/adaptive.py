@@ -100,7 +100,7 @@ class Aimd:
     __slots__ = (
         "_at", "_best", "_calm", "_ceiling", "_decreased_at", "_doubted", "_highest", "_lowest", "_patience",
         "_peak", "_recent", "_round_began", "_samples", "_starting", "_tried_at", "_usual", "_waited",
-        "_window_best", "_window_ends", "level",
+        "_window_best", "_window_ends", "borne", "level",
     )  # fmt: skip
 
     def __init__(self, bounds: Adaptive) -> None:
@@ -112,6 +112,7 @@ class Aimd:
         self._patience = PATIENCE
         self._tried_at = NEVER  # when the ceiling was last tried
         self._waited = 0  # successes right below the ceiling since it was last tried
+        self.borne = 0  # the most calls at once of which one was answered
         self._calm = 0  # successes since the last decrease
         self._doubted = False  # there was an overload below the ceiling already
         self._decreased_at = NEVER
@@ -129,6 +130,11 @@ class Aimd:
         return int(self.level)
 
     @property
+    def ceiling(self) -> float:
+        """The lowest level that was refused, as far as is known."""
+        return self._ceiling
+
+    @property
     def is_lowest(self) -> bool:
         """Whether the level cannot fall."""
         return self.level <= self._lowest
@@ -144,9 +150,17 @@ class Aimd:
         return not 0.0 <= now - self._at < kept
 
     def learn(
-        self, signal: Signal, began: float, now: float, inflight: int, *, may_grow: bool = True
+        self,
+        signal: Signal,
+        began: float,
+        now: float,
+        inflight: int,
+        *,
+        may_grow: bool = True,
+        at_once: int = 1,
     ) -> None:
-        """Take in how a call ended that began at `began`; `inflight` are the calls at once, this one included.
+        """Take in how a call ended that began at `began`; `inflight` are the calls at once, this one included, and `at_once`
+        were those when it began.
 
         `may_grow=False` says that this program itself is at its limits.
         """
@@ -160,6 +174,8 @@ class Aimd:
         elif inflight > self._peak:
             self._peak = inflight
         if signal == "success":
+            if at_once > self.borne:
+                self.borne = at_once
             self._measure(now - began, now)
             self._calm += 1
             if (
@@ -170,7 +186,7 @@ class Aimd:
             ):
                 self._grow(began, now)
         elif began > self._decreased_at:
-            self._decrease(now)
+            self._decrease(at_once, now)
 
     # ------------------------------------------------------------------ the level
 
@@ -195,8 +211,10 @@ class Aimd:
             grown = self._ceiling
         self.level = min(grown, float(self._highest))
 
-    def _decrease(self, now: float) -> None:
+    def _decrease(self, at_once: int, now: float) -> None:
         refused = int(self.level)
+        if at_once > self.borne:
+            refused = min(refused, at_once)
         if refused >= self._ceiling:  # it was tried again, and is still there
             self._patience, self._doubted = min(2 * self._patience, MOST_PATIENCE), False
         elif math.isinf(self._ceiling) or (

@@ -4,7 +4,9 @@ Rules:
 1. Whether a call may start is a matter of four numbers: how many run, how many may (`capacity`), until when the key is
    held, and its rates. What is learnt from the ends of calls moves these numbers, and nothing else does.
 2. `capacity` is the least of what was given, what the level bears, and what the breaker lets through.
-3. There may be very many keys, most of them for one call: what a key needs only later is made later.
+3. Who asks for a wait counts starts, or calls at once. It is calls where it refused one of more at once than it ever
+   took: then only the level falls. It is starts where it had taken as many before, or refuses the fewest there can be.
+4. There may be very many keys, most of them for one call: what a key needs only later is made later.
 """
 
 from __future__ import annotations
@@ -121,9 +123,16 @@ class KeyState:
             self.paced.take(now)
 
     def learn(
-        self, signal: Signal, began: float, now: float, rng: Random | None = None, *, may_grow: bool = True
+        self,
+        signal: Signal,
+        began: float,
+        now: float,
+        rng: Random | None = None,
+        *,
+        may_grow: bool = True,
+        at_once: int = 1,
     ) -> bool:
-        """Take in how a call ended that began at `began`; say whether the breaker has opened by that."""
+        """Take in how a call ended that began at `began` as one of `at_once`; say whether the breaker has opened by that."""
         if signal == "ignore":
             return False
         if not self._has_begun:
@@ -136,9 +145,13 @@ class KeyState:
             self._begin()
         level, circuit = self._level, self._circuit
         if level is not None:
-            was_lowest = level.is_lowest
-            level.learn(signal, began, now, self.inflight, may_grow=may_grow)
-            self._learn_rate(signal, began, now, was_lowest)
+            is_too_many = not level.is_lowest and at_once > (
+                level.borne if self.paced is None else level.ceiling - 1.0
+            )
+            may_count_starts = self.held_until > now or level.is_lowest
+            level.learn(signal, began, now, self.inflight, may_grow=may_grow, at_once=at_once)
+            if may_count_starts or signal == "success" or signal == "fault":
+                self._learn_rate(signal, began, now, is_too_many)
         opened = False
         if circuit is not None:
             opened = circuit.learn(signal, began, now, rng)
@@ -166,13 +179,13 @@ class KeyState:
             if self._circuit is not None:
                 self._circuit.learn("success", began, now)
 
-    def _learn_rate(self, signal: Signal, began: float, now: float, was_lowest: bool) -> None:
+    def _learn_rate(self, signal: Signal, began: float, now: float, is_too_many: bool) -> None:
         rate = self._found_rate
         assert rate is not None
         if signal == "success" or signal == "fault":
             rate.answered(began, now)
-        elif signal in ("throttled", "overload") and (self.held_until > now or was_lowest):
-            # It asked for a wait, or refuses even the fewest calls at once: it counts starts, not calls.
+        elif signal in ("throttled", "overload") and not is_too_many:
+            # It asked for a wait though it had taken as many at once before, or refuses even the fewest: it counts starts.
             self.held_until = max(self.held_until, now + UNASKED)
             rate.asked(began, now, self.held_until)
             self.paced = rate
@@ -215,15 +228,18 @@ class KeyState:
 
 
 class Claim:
-    """What one call needs, or holds, of one key. `taken` says which; `began` when, where a level learns of it."""
+    """What one call needs, or holds, of one key. `taken` says which; `began` when it started, and `at_once` how many calls
+    of the key ran then, itself included.
+    """
 
-    __slots__ = ("began", "cost", "state", "taken")
+    __slots__ = ("at_once", "began", "cost", "state", "taken")
 
     def __init__(self, state: KeyState, cost: float) -> None:
         self.state = state
         self.cost = cost
         self.taken = False
         self.began = 0.0
+        self.at_once = 0
 
     def __repr__(self) -> str:
         return f"<Claim {self.state.limit.name}[{self.state.key!r}] cost={self.cost:g} taken={self.taken}>"

@@ -387,7 +387,7 @@ def admit(claims: Sequence[Claim], now: float) -> float:
             and state.paced is None
             and (state.gcra is None or state.gcra.admit(now, each.cost) == 0.0)
         ):
-            state.inflight += 1
+            state.inflight = each.at_once = state.inflight + 1
             each.taken = True
             each.began = now
             state.limit._seen = now
@@ -403,7 +403,7 @@ def admit(claims: Sequence[Claim], now: float) -> float:
         return wait
     for each in claims:
         state = each.state
-        state.inflight += 1
+        state.inflight = each.at_once = state.inflight + 1
         each.taken = True
         each.began = now
         state.limit._seen = now
@@ -449,7 +449,7 @@ def learn(
         for each in claims
         if each.state.limit.learns
         and each.taken
-        and each.state.learn(signal, each.began, now, rng, may_grow=may_grow)
+        and each.state.learn(signal, each.began, now, rng, may_grow=may_grow, at_once=each.at_once)
     ]
 
 
