@@ -145,10 +145,8 @@ class KeyState:
             self._begin()
         level, circuit = self._level, self._circuit
         if level is not None:
-            is_too_many = not level.is_lowest and at_once > (
-                level.borne if self.paced is None else level.ceiling - 1.0
-            )
-            may_count_starts = self.held_until > now or level.is_lowest
+            is_too_many = not level.is_lowest and at_once > level.borne
+            may_count_starts = self.held_until > now or level.is_lowest or (signal == "throttled" and not is_too_many)
             level.learn(signal, began, now, self.inflight, may_grow=may_grow, at_once=at_once)
             if may_count_starts or signal == "success" or signal == "fault":
                 self._learn_rate(signal, began, now, is_too_many)
