@@ -55,7 +55,6 @@ def bench(quick: bool, say: Callable[[str], None], *, long: bool = False) -> Rep
 def _report(played: list[Any]) -> Report:
     found = [one for one, _ in played]
     shares = sorted((share, one.seed) for one in found for share in one.shares)
-    unfound = sorted(share for one in found for share in one.unfound)
     means = sorted((statistics.mean(one.shares), one.seed) for one in found if one.shares)
     slower = sorted((one.slower, one.seed) for one in found if one.slower is not None)
     last = sorted((one.last, one.seed) for one in found if one.last is not None)
@@ -85,11 +84,6 @@ def _report(played: list[Any]) -> Report:
     report.notes.append(
         f"healthy hosts later: median {middle}, {_span(slower)}; the last one {_span(last)}: each run has its own jitter"
     )
-    if unfound:
-        report.notes.append(
-            f"hosts whose limit cannot be told: {len(unfound)} shares, median {_percent(_middle(unfound))}, "
-            f"worst {_percent(unfound[0])}"
-        )
     report.notes += [f"seed {seed}: {text}" for seed, text in broken[:SHOWN]]
     report.notes += [f"seed {seed}: {count} items of healthy hosts failed" for seed, count in failed[:SHOWN]]
     return report

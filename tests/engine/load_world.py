@@ -73,15 +73,6 @@ class HostSpec:
         """Whether it does what it is asked."""
         return self.outage is None and not self.faults
 
-    @property
-    def is_found(self) -> bool:
-        """Whether its limit is one that `hr.Adaptive` finds, as far as is promised.
-
-        Who counts calls at once is found by refusals, who counts them by time by being asked for a wait. A refusal
-        without a wait from one that counts full or sliding seconds looks like the first.
-        """
-        return self.rate is None or self.says_when or self.counts == "bucket"
-
 
 class Host:
     """A host while it is called."""
@@ -401,8 +392,7 @@ class Seeded:
     kind: str  #: the limits it ran under
     calls: int
     violations: list[str]
-    shares: list[float]  #: of each host with enough work whose limit can be found, or of the limit over all
-    unfound: list[float]  #: of each whose limit cannot
+    shares: list[float]  #: of each host with enough work, or of the limit over all
     refused: float  #: of all calls to healthy hosts
     failed: int  #: items of healthy hosts
     slower: float | None  #: how much later the healthy hosts were done, on the average, because of the others
@@ -428,7 +418,6 @@ def of_seed(seed: int, count: int = 200, long: float = 0.05) -> Seeded:
     world, healthy = played.world, [spec for spec in hosts if spec.is_healthy]
     names = [spec.name for spec in healthy]
     shares: list[float] = []
-    unfound: list[float] = []
     if kind == "limits over all":
         # As long as half of the healthy hosts have work: the few that are left later could not use it up.
         begin, end = SOME_SECONDS, sorted(world.hosts[name].last_first for name in names)[len(names) // 2]
@@ -439,7 +428,7 @@ def of_seed(seed: int, count: int = 200, long: float = 0.05) -> Seeded:
         for spec in healthy:
             share = world.hosts[spec.name].share(rate)
             if share is not None:
-                (shares if spec.is_found else unfound).append(share)
+                shares.append(share)
     slower = last = None
     violations = played.violations
     if "in_all" not in options and kind != "few workers":
@@ -451,5 +440,5 @@ def of_seed(seed: int, count: int = 200, long: float = 0.05) -> Seeded:
     calls = sum(len(world.hosts[name].starts) for name in names)
     refused = sum(len(world.hosts[name].refused) for name in names)
     return Seeded(
-        seed, kind, len(world.starts), violations, shares, unfound, refused / calls, played.failed_at(names), slower, last
+        seed, kind, len(world.starts), violations, shares, refused / calls, played.failed_at(names), slower, last
     )  # fmt: skip

@@ -323,6 +323,28 @@ def test_a_host_that_counts_calls_at_once_and_asks_for_a_wait(most: int, median:
         assert host.refused_share(SOME_SECONDS, host.last_first) < 0.02
 
 
+@pytest.mark.parametrize("counts", ["fixed", "sliding", "bucket"])
+@pytest.mark.parametrize(("rate", "median"), [(3.0, 0.05), (6.0, 0.26), (12.0, 0.12)])
+def test_a_host_that_counts_starts_and_does_not_say_when(counts: str, rate: float, median: float) -> None:
+    """A 429 without Retry-After though as many at once were taken before is a rate: nine tenths of it are used."""
+    shares, refused = [], []
+    for seed in (1, 2, 3):
+        spec = HostSpec(0, int(50 * rate), counts, rate, median=median, says_when=False)
+        host = play([spec], seed).world.hosts[0]
+        shares.append(host.share() or 0.0)
+        refused.append(host.refused_share(SOME_SECONDS, host.last_first))
+    assert min(shares) >= 0.85
+    assert statistics.mean(shares) >= 0.9
+    assert statistics.mean(refused) < 0.05
+
+
+@pytest.mark.parametrize("says_when", [False, True])
+def test_no_rate_is_found_where_calls_at_once_are_counted(says_when: bool) -> None:
+    """What a host takes at once is kept by the level alone, which then needs no try of a rate."""
+    played = play([HostSpec(0, 2000, most=4, median=0.1, says_when=says_when)], 1)
+    assert played.world.limit.busiest(1)[0].found_rate is None
+
+
 def test_hosts_are_drawn_alike() -> None:
     """A seed gives the same hosts each time, and the same run."""
     assert set_of_hosts(3, 20) == set_of_hosts(3, 20)

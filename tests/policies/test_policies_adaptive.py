@@ -102,6 +102,54 @@ def test_there_is_at_most_one_decrease_a_round_trip() -> None:
     assert key.round("overload", bad=8) == 7
 
 
+def test_the_ceiling_is_how_many_ran_when_one_was_refused() -> None:
+    """Where fewer than the level ran, and more than were ever taken, that is the lowest that is known to be refused."""
+    aimd = Aimd(Adaptive(8, 64))
+    aimd.learn("success", 1.0, 1.1, 4, at_once=4)
+    aimd.learn("throttled", 2.0, 2.1, 8, at_once=5)
+    assert (aimd.borne, aimd.ceiling) == (4, 9.0)  # the level below a ceiling is never less than `min`
+    aimd = Aimd(Adaptive(1, 64))
+    for number in range(8):
+        aimd.learn("success", 1.0, 1.1, 8, at_once=min(number, 4))
+    aimd.learn("throttled", 2.0, 2.1, 8, at_once=5)
+    assert (aimd.borne, aimd.ceiling, aimd.admits) == (4, 5.0, 4)
+
+
+def test_what_ran_beside_a_refused_call_does_not_count_as_borne() -> None:
+    """One of twelve was taken since two of them were refused: that says nothing of twelve."""
+    aimd = Aimd(Adaptive(1, 64))
+    aimd.learn("throttled", 1.0, 1.2, 12, at_once=11)
+    aimd.learn("success", 1.1, 1.3, 10, at_once=12)
+    assert aimd.borne == 0
+    aimd.learn("success", 1.25, 1.4, 10, at_once=10)
+    assert aimd.borne == 10
+
+
+def test_refusals_of_what_was_taken_before_are_no_limit_of_calls_at_once_the_second_time() -> None:
+    """The first time the limit may have become another one; what was refused together counts once, and so does what lies far
+    apart.
+    """
+    aimd = Aimd(Adaptive(1, 64))
+
+    def taken(at: float) -> None:
+        aimd.learn("success", at, at + 0.1, 8, at_once=8)
+
+    def refused(began: float, now: float, at_once: int) -> bool:
+        said = aimd.is_no_limit(at_once, began, now)
+        aimd.learn("throttled", began, now, 8, at_once=at_once)
+        return said
+
+    taken(1.0)
+    assert not refused(2.0, 2.1, 9)  # more than ever
+    assert not refused(3.0, 3.1, 8)  # the first time
+    assert not refused(4.0, 4.1, 8)  # nothing was taken since
+    taken(5.0)
+    assert refused(6.0, 6.1, 8)
+    assert not refused(6.05, 6.2, 7)  # that was under way then
+    taken(100.0)
+    assert not refused(101.0, 101.1, 8)
+
+
 def test_calls_from_before_the_decrease_do_not_undo_it() -> None:
     """What began before the level fell ends well without raising it."""
     key = Key()

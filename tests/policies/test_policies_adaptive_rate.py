@@ -62,6 +62,39 @@ def test_asked_again_before_anything_was_answered_it_halves() -> None:
     assert 0.4 * before <= rate.rate <= 0.5 * before
 
 
+def test_a_refusal_for_too_many_at_once_that_was_none_tells_what_was_taken_before_it() -> None:
+    """Asked for a wait soon afterwards, what was counted then is the ceiling, with those that were under way; later not."""
+    for later, ceiling in ((1.5, 6.0), (30.0, 9.0)):
+        rate = AdaptiveRate()
+        for number in range(5):
+            rate.answered(0.0, 1.0 + number / 10)
+        rate.refused(1.45, 1.5)
+        rate.refused(1.46, 1.6)  # the same once more
+        rate.answered(1.4, 1.7)
+        for number in range(9):
+            rate.answered(1.6 + later, 1.7 + later + number / 10)
+        assert rate.rate == math.inf
+        rate.asked(2.5 + later, 2.55 + later, 3.5 + later)
+        assert rate.rate == pytest.approx(0.97 * ceiling)
+
+
+def test_ten_seconds_after_the_limit_was_halved_the_rate_is_near_it() -> None:
+    """Asked again and again it closes in: in the next thirteen seconds nine tenths are used, whenever it was halved."""
+    shares = []
+    for phase in range(10):
+        halved = 30.0 + phase / 10
+
+        def allows(now: float, halved: float = halved) -> float:
+            return 200 if now < halved else 100
+
+        seen = serve(FixedWindow(allows), limit(), 0.005, halved + 24.0, phase)
+        used, refused = figures(seen, halved + 10.0, halved + 23.0, 100)
+        assert refused < 0.02
+        shares.append(used)
+    assert min(shares) >= 0.85
+    assert sum(shares) / 10 >= 0.9
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("latency", [0.005, 0.05])
 @pytest.mark.parametrize("seed", [1, 2])

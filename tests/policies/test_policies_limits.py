@@ -451,6 +451,30 @@ def test_the_first_success_counts_although_what_learns_is_made_later(
     assert state.learn("lost", 1.0, 2.0)  # half of two
 
 
+def test_who_asks_for_a_wait_counts_calls_or_starts() -> None:
+    """Refused beyond what was ever taken at once, only the level falls; refused as many as were taken, there is a rate."""
+    limit = Limit(concurrency=Adaptive(1, 16), by=host)
+
+    def call(at: float, running: int, signal: Signal) -> float | None:
+        claims = [claim([limit], "a/") for _ in range(running)]
+        for each in claims:
+            assert admit(each, at) == 0.0
+        if signal == "throttled":
+            limits.hold(claims[-1], at + 1.0)
+        for number, each in enumerate(reversed(claims)):
+            limits.learn(each, "success" if number else signal, at + 0.1)
+            release(each)
+        return limit.busiest(1)[0].found_rate
+
+    for number in range(8):
+        call(float(number), min(number + 1, 4), "success")
+    assert call(10.0, 5, "throttled") is None
+    assert limit.busiest(1)[0].level == 4
+    call(20.0, 4, "success")
+    found = call(30.0, 3, "throttled")
+    assert found is not None
+
+
 def test_forgetting_takes_constant_work_for_each_key() -> None:
     """The number of looks at states grows with the number of keys, however many of them are in use."""
     looks = 0

@@ -38,6 +38,8 @@ FEW_REFUSED: Final = 128
 #: Two overloads with fewer successes between them, or than it takes to climb back and be there for two round trips:
 #: the ceiling is lower than was thought.
 CALM: Final = 50
+#: Refused twice within so many seconds though as many were taken before: the number of calls at once is not counted.
+PUZZLED: Final = 30.0
 #: Growth halts where the recent latency is so many times the best.
 TOO_SLOW: Final = math.log(2.0)
 #: What one more call weighs in the recent latency, and in the usual one, the lowest of which is the best.
@@ -99,8 +101,8 @@ class Aimd:
 
     __slots__ = (
         "_at", "_best", "_calm", "_ceiling", "_decreased_at", "_doubted", "_highest", "_lowest", "_patience",
-        "_peak", "_recent", "_round_began", "_samples", "_starting", "_tried_at", "_usual", "_waited",
-        "_window_best", "_window_ends", "borne", "level",
+        "_peak", "_puzzled_at", "_recent", "_refused_at", "_round_began", "_samples", "_starting", "_tried_at",
+        "_usual", "_waited", "_window_best", "_window_ends", "borne", "level",
     )  # fmt: skip
 
     def __init__(self, bounds: Adaptive) -> None:
@@ -112,10 +114,10 @@ class Aimd:
         self._patience = PATIENCE
         self._tried_at = NEVER  # when the ceiling was last tried
         self._waited = 0  # successes right below the ceiling since it was last tried
-        self.borne = 0  # the most calls at once of which one was answered
+        self.borne = 0  # the most calls at once of which none was refused
         self._calm = 0  # successes since the last decrease
         self._doubted = False  # there was an overload below the ceiling already
-        self._decreased_at = NEVER
+        self._decreased_at = self._refused_at = self._puzzled_at = NEVER
         self._at = NEVER  # the latest `now`
         self._round_began = NEVER
         self._peak = 0  # the most calls at once since then: those that end together were in flight together
@@ -174,7 +176,7 @@ class Aimd:
         elif inflight > self._peak:
             self._peak = inflight
         if signal == "success":
-            if at_once > self.borne:
+            if at_once > self.borne and began > self._refused_at:  # else some of those were refused
                 self.borne = at_once
             self._measure(now - began, now)
             self._calm += 1
@@ -185,8 +187,22 @@ class Aimd:
                 and not self.is_slow
             ):
                 self._grow(began, now)
-        elif began > self._decreased_at:
-            self._decrease(at_once, now)
+        else:
+            self._refused_at = now
+            if began > self._decreased_at:
+                self._decrease(at_once, now)
+
+    def is_no_limit(self, at_once: int, began: float, now: float) -> bool:
+        """Say whether a call that began as one of `at_once`, and is refused, is hardly refused for their number: as many
+        were taken before, and this is the second time lately. The first time the limit may have become another one.
+        """
+        if at_once > self.borne or began <= self._refused_at:
+            return False
+        again = now - self._puzzled_at < PUZZLED
+        self._puzzled_at = now
+        if not again:
+            self.borne = 0
+        return again
 
     # ------------------------------------------------------------------ the level
 
@@ -250,7 +266,7 @@ class Aimd:
     def _change_clock(self, now: float) -> None:
         """Carry all times over to a clock that shows less than the last one: another loop's."""
         back = now - self._at
-        self._decreased_at = self._round_began = -math.inf
+        self._decreased_at = self._refused_at = self._puzzled_at = self._round_began = -math.inf
         self._window_ends += back
         self._tried_at += back
 

@@ -1,11 +1,11 @@
-"""Adaptive rate: how many calls a second the other side takes, found from when it asks for a wait.
+"""Adaptive rate: how many calls a second the other side takes, found from when it refuses.
 
         no rate ─► it asks ─► right below the ceiling ─► try a little above it, seldom ─► borne: up, faster and faster
                                    ▲     what it took        │                                        │
                                    └───── asked again ◄──────┴────────────────────────────────────────┘
 
 Rules:
-1. There is no rate until the other side asks for a wait: nobody is slowed who does not ask for it.
+1. There is no rate until the other side asks for a wait, or refuses as if it did: nobody is slowed who does neither.
 2. The ceiling is counted, not guessed: what the other side took in the second before it first asked, since the last
    wait ended where it asks again at once, and over the whole time where the wait that it asks for is long. Where it
    goes on asking, the ceiling lies between the most that it surely took and the least that it refused.
@@ -46,6 +46,8 @@ WINDOWS: Final = 1.6
 SURE: Final = 0.85
 #: What was taken in fewer seconds is a limit of any second, and not of two windows.
 WITHIN: Final = 0.8
+#: A refusal for too many calls at once was none if it asks for a wait again within so many seconds.
+RECENT: Final = 10.0
 #: What lies further apart, in seconds, has nothing to do with each other.
 RELATED: Final = 600.0
 #: The ceiling is tried after so many seconds (or of the waits) and calls; each try that fails doubles them, up to 32 times.
@@ -132,6 +134,8 @@ class AdaptiveRate:
         self._new += 1
         if self.rate == math.inf:
             self._counted += 1
+            if began <= self._asked_at:
+                self._ceiling += 1.0  # it took this one, too, before it refused
             self._first_at = min(self._first_at, now)
         elif began > self._asked_at:
             self._is_first = False
@@ -141,25 +145,34 @@ class AdaptiveRate:
             self.rate = BELOW * self._ceiling
         self._answered_at = now
 
+    def refused(self, began: float, now: float) -> None:
+        """Take in a refusal that seems to be for too many calls at once; in case it is not, count what was taken before."""
+        if self.rate == math.inf and began > self._asked_at:
+            self._turn(now)
+            self._ceiling, self._asked_at = float(self._last_second()), now
+
     def asked(self, began: float, now: float, until: float) -> None:
         """Take in that the other side asked for a wait until `until` when it refused a call that began at `began`."""
-        if began <= self._asked_at:
+        if began <= self._asked_at and self.rate < math.inf:
             self._resumes_at = max(self._resumes_at, until)
             return
         self._turn(now)
         until = max(until, now)
         wait = max(0.0, until - now)
         self._is_first = self.rate == math.inf
-        ceiling = self._taken_at_first(now, wait) if self._is_first else self._taken(began, now)
+        ceiling = self._taken_at_first(began, now, wait) if self._is_first else self._taken(began, now)
         self._ceiling = max(ceiling, SLOWEST)
         self.rate = BELOW * self._ceiling
         self._asked_at, self._resumes_at, self._scale = now, until, max(1.0, wait)
         self._tried_at, self._growth, self._counted = math.inf, 0.0, 0
         self._ready = now
 
-    def _taken_at_first(self, now: float, wait: float) -> float:
+    def _taken_at_first(self, began: float, now: float, wait: float) -> float:
         if wait > LONG:
             return max(1, self._counted) / (wait + max(0.0, now - self._first_at))
+        if now - self._asked_at < RECENT:  # what was taken since then may be of two windows
+            self._is_first = began <= self._asked_at
+            return max(1.0, self._ceiling)
         return float(max(1, self._last_second()))
 
     def _taken(self, began: float, now: float) -> float:

@@ -4,8 +4,9 @@ Rules:
 1. Whether a call may start is a matter of four numbers: how many run, how many may (`capacity`), until when the key is
    held, and its rates. What is learnt from the ends of calls moves these numbers, and nothing else does.
 2. `capacity` is the least of what was given, what the level bears, and what the breaker lets through.
-3. Who asks for a wait counts starts, or calls at once. It is calls where it refused one of more at once than it ever
-   took: then only the level falls. It is starts where it had taken as many before, or refuses the fewest there can be.
+3. Who refuses counts starts, or calls at once. Where it refused one of more at once than it ever took, it is calls, and
+   only the level falls. Where it had taken as many before, or refuses the fewest there can be, it is starts, and there
+   is a rate, too: at once if it asks for a wait, and else the second time.
 4. There may be very many keys, most of them for one call: what a key needs only later is made later.
 """
 
@@ -146,7 +147,11 @@ class KeyState:
         level, circuit = self._level, self._circuit
         if level is not None:
             is_too_many = not level.is_lowest and at_once > level.borne
-            may_count_starts = self.held_until > now or level.is_lowest or (signal == "throttled" and not is_too_many)
+            may_count_starts = (
+                self.held_until > now
+                or level.is_lowest
+                or (signal == "throttled" and level.is_no_limit(at_once, began, now))
+            )
             level.learn(signal, began, now, self.inflight, may_grow=may_grow, at_once=at_once)
             if may_count_starts or signal == "success" or signal == "fault":
                 self._learn_rate(signal, began, now, is_too_many)
@@ -182,8 +187,12 @@ class KeyState:
         assert rate is not None
         if signal == "success" or signal == "fault":
             rate.answered(began, now)
-        elif signal in ("throttled", "overload") and not is_too_many:
-            # It asked for a wait though it had taken as many at once before, or refuses even the fewest: it counts starts.
+        elif signal != "throttled" and signal != "overload":
+            return
+        elif is_too_many:
+            rate.refused(began, now)
+        else:
+            # It refuses though it had taken as many at once before, or refuses even the fewest: it counts starts.
             self.held_until = max(self.held_until, now + UNASKED)
             rate.asked(began, now, self.held_until)
             self.paced = rate
