@@ -190,7 +190,8 @@ class Aimd:
         else:
             self._refused_at = now
             if began > self._decreased_at:
-                self._decrease(at_once, now)
+                # Only who says that it is too much says of how many.
+                self._decrease(at_once if signal == "throttled" else self.admits, now)
 
     def is_no_limit(self, at_once: int, began: float, now: float) -> bool:
         """Say whether a call that began as one of `at_once`, and is refused, is hardly refused for their number: as many
