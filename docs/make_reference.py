@@ -82,7 +82,7 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
         {
             "Requests": [
                 "fetch", "Fetch", "Client", "Timeouts", "Response", "StreamedResponse", "Timings", "Headers", "Secret",
-                "Resolver", "Guard", "columns", "host",
+                "Resolver", "Guard", "basic", "bearer", "columns", "host",
                 "mask", "ClientStatistics",
             ],
             "Logs": ["lines", "events", "LogStream", "Line", "ServerSentEvent", "Notice", "StreamStatistics"],

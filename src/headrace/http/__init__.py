@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from headrace.http.profile import Timeouts
     from headrace.http.resolver import Resolver
     from headrace.http.response import Response, Timings
-    from headrace.http.secrets import Secret
+    from headrace.http.secrets import Secret, basic, bearer
     from headrace.http.selecting import columns
     from headrace.http.streaming import StreamedResponse
     from headrace.http.url import host, mask
@@ -88,6 +88,8 @@ __all__ = [
     "TooManyRedirects",
     "TotalTimedOut",
     "UnsupportedScheme",
+    "basic",
+    "bearer",
     "columns",
     "events",
     "fetch",
@@ -113,6 +115,8 @@ _ROOMS = {
     "StreamedResponse": "streaming",
     "Timeouts": "profile",
     "Timings": "response",
+    "basic": "secrets",
+    "bearer": "secrets",
     "columns": "selecting",
     "events": "logs",
     "fetch": "fetching",

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from random import Random
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from headrace.aio.gate import Gate
 from headrace.errors import CallError, PlanError
@@ -25,6 +25,7 @@ from headrace.http.errors import ClientClosed, TooManyRedirects
 from headrace.http.exchange import Connector, Pool, Transport, stand_in
 from headrace.http.guard import Guard
 from headrace.http.headers import HeaderValue, Outgoing, compile_headers
+from headrace.http.multipart import FileContent, encode_form
 from headrace.http.permits import Permits, rate_hint
 from headrace.http.profile import SAFE_METHODS, Profile, Timeouts, idle_connections
 from headrace.http.redirects import REDIRECTS, Hop, next_hop
@@ -88,12 +89,25 @@ class Template:
 class Client:
     """An HTTP client over libcurl; use it with `async with`, in one event loop.
 
-    `headers` go with every request (`Secret` values and `{env:NAME}` are never shown, and not sent to another
-    origin). `max_body` caps the decoded body in bytes (None: no cap). `limits` are taken around each request,
-    but for those that the flow which makes the call has taken for it. `downgrade` allows redirects from https to http.
-    `connections` is how many are kept open when idle. The environment's
-    proxy variables are not read: give `proxy=`. `guard` refuses addresses that are not public. `transport` takes
-    the place of the network, as `headrace.testing.ScriptedHttp` does. Raises PlanError for options that cannot work.
+    Args:
+        headers: Sent with every request. `Secret` values and `{env:NAME}` are never shown, and not sent to another origin
+            by a redirect.
+        auth: The credentials of every request: `hr.http.basic(user, password)` or `hr.http.bearer(token)`.
+        cookies: Keep cookies and send them where they belong (libcurl's jar, in memory, one a client). Off, since a bulk
+            of requests seldom is one visitor.
+        proxy: http://, https://, socks4a:// or socks5h://, with user and password where it wants them. The environment's
+            variables are not read.
+        unix_socket: The path of a socket that takes all requests, whatever their host.
+        http_version: The highest to speak: "2" where the server offers it over TLS, "3" where libcurl has it.
+        ca_file, certificate, key, key_password: PEM files: who is trusted, and who we are. `certificate` may hold the key.
+        guard: Refuses addresses that are not public.
+        max_body: The cap on the decoded body in bytes; None for none.
+        limits: Taken around each request, but for those that the flow which makes the call has taken for it.
+        downgrade: Allow redirects from https to http.
+        connections: How many are kept open when idle.
+        transport: What takes the place of the network, as `headrace.testing.ScriptedHttp` does.
+
+    Raises PlanError for options that cannot work.
     """
 
     def __init__(
@@ -103,9 +117,14 @@ class Client:
         headers: HeadersLike | None = None,
         user_agent: str = "",
         proxy: str | Secret | None = None,
-        http2: bool = True,
+        http_version: Literal["1.1", "2", "3"] = "2",
+        auth: Secret | None = None,
+        cookies: bool = False,
         ca_file: str | None = None,
         certificate: str | None = None,
+        key: str | None = None,
+        key_password: str | Secret | None = None,
+        unix_socket: str | None = None,
         guard: Guard | None = None,
         max_body: int | None = MAX_BODY,
         max_redirects: int = 10,
@@ -115,9 +134,23 @@ class Client:
         resolver: Resolver | None = None,
         transport: Connector | None = None,
     ) -> None:
-        self._profile = Profile(timeouts or Timeouts(), user_agent, proxy, http2, ca_file, certificate, guard)
+        self._profile = Profile(
+            timeouts=timeouts or Timeouts(),
+            user_agent=user_agent,
+            proxy=proxy,
+            http_version=http_version,
+            ca_file=ca_file,
+            certificate=certificate,
+            guard=guard,
+            key=key,
+            key_password=key_password,
+            unix_socket=unix_socket,
+            cookies=cookies,
+        )
         self._profiles = {self._profile.timeouts: self._profile}
         self._headers = tuple(headers.items() if isinstance(headers, Mapping) else headers or ())
+        if auth is not None:
+            self._headers = (*self._headers, ("Authorization", auth))
         self._max_body = max_body
         self._max_redirects = max_redirects
         self._downgrade = downgrade
@@ -149,6 +182,7 @@ class Client:
         headers: HeadersLike | None = None,
         body: Body | None = None,
         data: Mapping[str, Any] | None = None,
+        files: Mapping[str, FileContent] | None = None,
         json: Any = UNSET,
         accept: str = "2xx",
         timeouts: Timeouts | None = None,
@@ -159,14 +193,15 @@ class Client:
         """Make one call and give its answer, redirects followed.
 
         At most one of `body`, `data` (a form) and `json` is sent. A `body` is bytes or text as they are, or what is read
-        while it is sent: a file by its path, or an iterable of bytes, asynchronous or not. Raises StatusError for a status
-        that `accept` does not list ("any" takes them all), another HttpError where there is no answer,
+        while it is sent: a file by its path, or an iterable of bytes, asynchronous or not. With `files` the form has files:
+        name → path, bytes, or (file name, contents or path[, content type]). Raises StatusError for a status that
+        `accept` does not list ("any" takes them all), another HttpError where there is no answer,
         PlanError for arguments that cannot work. Cancelling closes the connection at once; the server may
         have processed the request all the same.
         """
         sent, content_type = None, None
-        if body is not None or data is not None or json is not UNSET:
-            sent, content_type = encode(body, data, json)
+        if body is not None or data is not None or json is not UNSET or files is not None:
+            sent, content_type = encode_form(data, files, body, json) if files else encode(body, data, json)
         plain = sent is None and headers is None and timeouts is None and max_body is UNSET
         if plain and follow and accept == "2xx":
             template = self._templates.get(method) or self.prepare(method)
@@ -195,6 +230,7 @@ class Client:
         headers: HeadersLike | None = None,
         body: Body | None = None,
         data: Mapping[str, Any] | None = None,
+        files: Mapping[str, FileContent] | None = None,
         json: Any = UNSET,
         accept: str = "2xx",
         timeouts: Timeouts | None = None,
@@ -210,8 +246,8 @@ class Client:
         unless `max_body` does. Otherwise as `request`.
         """
         sent, content_type = None, None
-        if body is not None or data is not None or json is not UNSET:
-            sent, content_type = encode(body, data, json)
+        if body is not None or data is not None or json is not UNSET or files is not None:
+            sent, content_type = encode_form(data, files, body, json) if files else encode(body, data, json)
         template = self.prepare(
             method,
             headers=headers,

@@ -44,6 +44,12 @@ CONNECTION_LIFETIME: Final = 600  # seconds; so that changes in DNS are followed
 # Longer than the resolver keeps an answer: libcurl must never find an entry of ours expired.
 DNS_KEPT: Final = 600
 
+_VERSIONS: Final = {
+    "1.1": pycurl.CURL_HTTP_VERSION_1_1,
+    "2": pycurl.CURL_HTTP_VERSION_2TLS,
+    "3": pycurl.CURL_HTTP_VERSION_3,
+}
+_PROXY_PORTS: Final = {"http": 80, "https": 443, "socks4a": 1080, "socks5h": 1080}
 _STORES: Final = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
@@ -90,21 +96,38 @@ class Profile:
     timeouts: Timeouts = dataclasses.field(default_factory=Timeouts)
     user_agent: str = ""
     proxy: str | Secret | None = None
-    http2: bool = True
+    http_version: str = "2"
     ca_file: str | None = None
     certificate: str | None = (
         None  #: a client certificate, with its key where `key` does not name another file
     )
     guard: Guard | None = None
+    key: str | None = None
+    key_password: str | Secret | None = None
+    unix_socket: str | None = None
+    cookies: bool = False
 
     def check(self) -> None:
         """Try all options on a handle that is thrown away. Raises PlanError."""
         if any(mark in self.user_agent for mark in "\r\n\0"):
             raise PlanError(f"user_agent={self.user_agent!r} holds a line break or NUL: remove it")
         self.proxy_host  # noqa: B018 - raises for a proxy that cannot be used
-        if self.guard is not None and self.proxy is not None:
+        if self.http_version not in _VERSIONS:
+            raise PlanError(f'http_version={self.http_version!r}: use "1.1", "2" or "3"')
+        if self.http_version == "3" and not pycurl.version_info()[4] & pycurl.VERSION_HTTP3:
             raise PlanError(
-                "guard= with proxy=: the proxy would look names up, and no guard can see what it finds"
+                f'http_version="3": this libcurl ({pycurl.version_info()[1]}) cannot speak it; use "2"'
+            )
+        if self.unix_socket is not None and len(os.fsencode(self.unix_socket)) > 107:
+            raise PlanError(
+                f"unix_socket={self.unix_socket!r} is longer than a socket's path may be (107 bytes)"
+            )
+        if self.unix_socket is not None and self.proxy is not None:
+            raise PlanError("unix_socket= with proxy=: a request takes one way or the other")
+        if self.guard is not None and (self.proxy is not None or self.unix_socket is not None):
+            raise PlanError(
+                "guard= with proxy= or unix_socket=: the proxy would look names up, and no guard can see what it finds, "
+                "or what is behind the socket"
             )
         curl = pycurl.Curl()
         try:
@@ -124,9 +147,11 @@ class Profile:
         setopt(pycurl.NOSIGNAL, 1)
         setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
         setopt(pycurl.FOLLOWLOCATION, 0)
-        setopt(
-            pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS if self.http2 else pycurl.CURL_HTTP_VERSION_1_1
-        )
+        setopt(pycurl.HTTP_VERSION, _VERSIONS[self.http_version])
+        if self.unix_socket is not None:
+            setopt(pycurl.UNIX_SOCKET_PATH, self.unix_socket)
+        if self.cookies:
+            setopt(pycurl.COOKIEFILE, "")
         setopt(pycurl.DNS_CACHE_TIMEOUT, DNS_KEPT)
         setopt(pycurl.MAXLIFETIME_CONN, CONNECTION_LIFETIME)
         setopt(pycurl.MAXAGE_CONN, SAFE_IDLE if method in SAFE_METHODS else UNSAFE_IDLE)
@@ -149,12 +174,22 @@ class Profile:
         setopt(pycurl.PROXY_CAINFO, store)
         if self.certificate is not None:
             setopt(pycurl.SSLCERT, self.certificate)
+        if self.key is not None:
+            setopt(pycurl.SSLKEY, self.key)
+        if self.key_password is not None:
+            password = self.key_password
+            setopt(pycurl.KEYPASSWD, password.reveal() if isinstance(password, Secret) else password)
 
     @functools.cached_property
     def sweep(self) -> float:
         """Seconds between looks at the limits that libcurl does not have; infinite where there is none."""
         shortest = min(self.timeouts.first_byte or math.inf, self.timeouts.stall or math.inf)
         return min(1.0, shortest / 8) if shortest < math.inf else math.inf
+
+    @functools.cached_property
+    def may_share(self) -> bool:
+        """Whether a connection may serve several requests at a time."""
+        return self.http_version != "1.1"
 
     @functools.cached_property
     def proxy_host(self) -> tuple[str, int] | None:
@@ -166,13 +201,13 @@ class Profile:
 
 def _proxy_address(proxy: str) -> tuple[str, int]:
     scheme, slashes, rest = proxy.partition("://")
-    if not slashes or scheme not in ("http", "https", "socks5h"):
+    if not slashes or scheme not in _PROXY_PORTS:
         raise PlanError(
-            "proxy= must begin with http://, https:// or socks5h:// (which resolves names at the proxy)"
+            "proxy= must begin with http://, https://, socks4a:// or socks5h:// (which resolve names at the proxy)"
         )
     url = parse(f"http://{rest}")
     named = rest.rpartition("@")[2].rpartition("]")[2].partition("/")[0].partition(":")[2]
-    return url.host, url.port if named else {"http": 80, "https": 443, "socks5h": 1080}[scheme]
+    return url.host, url.port if named else _PROXY_PORTS[scheme]
 
 
 def milliseconds(seconds: float | None, unlimited: int) -> int:

@@ -9,13 +9,15 @@ Rules:
 
 from __future__ import annotations
 
+import base64
 import os
 import re
+from collections.abc import Callable
 from typing import Final
 
 from headrace.errors import PlanError
 
-__all__ = ["Secret", "expand", "is_secret_name", "references"]
+__all__ = ["Secret", "basic", "bearer", "expand", "is_secret_name", "references"]
 
 _REFERENCE: Final = re.compile(r"\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 _SECRET_NAMES: Final = frozenset(
@@ -34,29 +36,40 @@ _SECRET_NAMES: Final = frozenset(
 
 
 class Secret:
-    """A value that is sent but never shown or stored: `Secret("…")`, or `Secret(env="NAME")` to name where
-    it is found.
+    """A value that is sent but never shown or stored: `Secret("…")`, or `Secret(env="NAME")`, `Secret(file="path")` to name
+    where it is found.
 
-    Jobs store the name, never the value. A literal one must be given again on resume.
+    Jobs store the name, never the value. A literal one must be given again on resume. A file is read
+    once; it holds nothing else (the last line end is left out), and is for its owner only.
     """
 
-    __slots__ = ("_value", "env")
+    __slots__ = ("_read", "_value", "env", "file")
 
-    def __init__(self, value: str | None = None, *, env: str | None = None) -> None:
-        if (value is None) == (env is None):
-            raise PlanError('Secret() takes either a value or env="NAME"')
+    def __init__(
+        self, value: str | None = None, *, env: str | None = None, file: str | os.PathLike[str] | None = None
+    ) -> None:
+        if (value is None) + (env is None) + (file is None) != 2:
+            raise PlanError('Secret() takes either a value, env="NAME" or file="path"')
         self._value = value
+        self._read: str | None = None
         self.env = env
+        self.file = None if file is None else os.fspath(file)
 
     def reveal(self) -> str:
-        """Give the value. Raises PlanError where the environment does not have it."""
+        """Give the value. Raises PlanError where the environment or the file does not have it."""
         if self._value is not None:
             return self._value
+        if self.file is not None:
+            if self._read is None:
+                self._read = _from_file(self.file)
+            return self._read
         return _from_environment(self.env or "")
 
     @property
     def reference(self) -> str:
         """What may be shown and stored in its place."""
+        if self.file is not None:
+            return f"{{file:{self.file}}}"
         return f"{{env:{self.env}}}" if self.env is not None else "***"
 
     def __repr__(self) -> str:
@@ -67,10 +80,10 @@ class Secret:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
-        return (self._value, self.env) == (other._value, other.env)
+        return (self._value, self.env, self.file) == (other._value, other.env, other.file)
 
     def __hash__(self) -> int:
-        return hash((self._value, self.env))
+        return hash((self._value, self.env, self.file))
 
     def __reduce__(self) -> tuple[type[Secret], tuple[None], dict[str, str]]:
         raise PlanError(f"{self!r} cannot be pickled: secrets do not leave the process")
@@ -81,6 +94,64 @@ def _from_environment(name: str) -> str:
     if value is None:
         raise PlanError(f"{{env:{name}}}: the environment has no variable {name}; set it and run again")
     return value
+
+
+def _from_file(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            if os.fstat(file.fileno()).st_mode & 0o077:
+                raise PlanError(f"the secret in {path} may be read by others: chmod 600 {path}")
+            return file.read().removesuffix("\n").removesuffix("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise PlanError(f"the secret in {path} cannot be read: {reason}") from error
+
+
+class _Composed(Secret):
+    """A value made of secrets, when it is sent."""
+
+    __slots__ = ("_compose", "_shown")
+
+    def __init__(self, compose: Callable[[], str], shown: str) -> None:
+        super().__init__("")
+        self._compose = compose
+        self._shown = shown
+
+    def reveal(self) -> str:
+        """Make the value."""
+        return self._compose()
+
+    @property
+    def reference(self) -> str:
+        """What may be shown and stored in its place."""
+        return self._shown
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+def basic(user: str, password: str | Secret) -> Secret:
+    """Give the credentials of basic authentication (RFC 7617): `hr.http.Client(auth=hr.http.basic("me", Secret(env="PW")))`.
+
+    Raises PlanError for a user with a colon or a control character.
+    """
+    if ":" in user or not user.isprintable():
+        raise PlanError("basic(): a user has no colon and no control character")
+    secret = password if isinstance(password, Secret) else Secret(password)
+
+    def compose() -> str:
+        return "Basic " + base64.b64encode(f"{user}:{secret.reveal()}".encode()).decode("ascii")
+
+    return _Composed(compose, f"Basic {secret.reference}")
+
+
+def bearer(token: str | Secret) -> Secret:
+    """Give the credentials of a bearer token (RFC 6750): `hr.http.Client(auth=hr.http.bearer(Secret(file="token")))`."""
+    secret = token if isinstance(token, Secret) else Secret(token)
+    return _Composed(lambda: f"Bearer {secret.reveal()}", f"Bearer {secret.reference}")
 
 
 def expand(text: str) -> str:

@@ -186,6 +186,7 @@ class Handle:
         "sends",
         "sent",
         "sent_mark",
+        "shares",
         "size",
         "url",
         "usable",
@@ -204,6 +205,7 @@ class Handle:
         self.usable = True
         self.paused = False  #: who reads the body is behind, so that it stands still on our account
         self.hungry = False  #: the rest of the body to send is not there yet
+        self.shares = False  #: it uses the cookies that the client keeps
         self.refused: str | None = None  #: why the guard did not let it connect
         self.fresh: Any = None  #: what of its name libcurl did not know before
         self.url: Url

@@ -13,7 +13,7 @@ import asyncio
 import functools
 import time
 from time import perf_counter
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pycurl  # type: ignore[import-untyped]
 
@@ -72,6 +72,7 @@ class CurlTransport:
         self._watch = Watch(self._end)
         self._flying = self._watch.flying
         self._multi = Multi(connections)
+        self._cookies: Any = None
         self._closed = False
 
     @property
@@ -103,6 +104,7 @@ class CurlTransport:
             if self._multi.broken:
                 await self._rebuild()
             handle = pool.pop() if pool else Handle(profile, hop.method, hop.body is not None, self.loop.time)
+            self._share(handle)
             self._ready(handle, hop, max_body, began, fresh, shared, scouting)
             await self._multi.start(handle.curl)
             return self._answer(handle, hop, waited, began)
@@ -133,6 +135,7 @@ class CurlTransport:
             if self._multi.broken:
                 await self._rebuild()
             handle = StreamHandle(profile, hop.method, hop.body, self.loop.time)
+            self._share(handle)
             handle.usable = False
             self._ready(handle, hop, max_body, began, fresh, shared, scouting)
             future = self._multi.start(handle.curl)
@@ -175,13 +178,22 @@ class CurlTransport:
         known to be shared, and whether it goes ahead of others to find that out.
         """
         url = hop.url
-        waited, fresh, shared = 0.0, None, None if url.scheme == "https" and profile.http2 else False
-        if profile.proxy is not None or not url.literal:
+        waited, fresh, shared = 0.0, None, None if url.scheme == "https" and profile.may_share else False
+        if (profile.proxy is not None or not url.literal) and profile.unix_socket is None:
             waited, fresh = await self._locate(hop, profile)
         if shared is None:
             shared = self._scouts.multiplexes(url.key)
         scouting = shared is None and await self._scouts.may_go_ahead(url.key)
         return waited, fresh, shared or False, scouting
+
+    def _share(self, handle: Handle) -> None:
+        """Let a handle use the cookies of all, where the client keeps them."""
+        if handle.profile.cookies and not handle.shares:
+            if self._cookies is None:
+                self._cookies = pycurl.CurlShare()
+                self._cookies.setopt(pycurl.SH_SHARE, pycurl.LOCK_DATA_COOKIE)
+            handle.curl.setopt(pycurl.SHARE, self._cookies)
+            handle.shares = True
 
     def _ready(
         self,
