@@ -101,10 +101,15 @@ def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 class Recorder:
-    """A server on loopback; `seen` has method, path and headers of every request, `most_at_once` what it was asked."""
+    """A server on loopback; `seen` has method, path and headers of every request and `bodies` what came with them,
+    `most_at_once` what it was asked. What is under /held is answered once `release` is set, a path of digits with them as
+    its status, what was sent to /echo with that.
+    """
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, str, dict[str, str]]] = []
+        self.bodies: list[bytes] = []
+        self.release = threading.Event()
         self.most_at_once = 0
         self.robots = b"User-agent: *\nDisallow: /private\n"
         self._now = 0
@@ -117,21 +122,30 @@ class Recorder:
             def do_GET(self) -> None:
                 recorder.enter()
                 headers = {name.lower(): value for name, value in self.headers.items()}
+                sent = self.rfile.read(int(headers.get("content-length", 0)))
+                recorder.bodies.append(sent)
                 recorder.seen.append((self.command, self.path, headers))
+                if self.path.startswith("/held"):
+                    recorder.release.wait(60)
                 if self.path.startswith("/slow"):
                     time.sleep(0.02)  # long enough for a second request to be seen beside it
                 recorder.leave()
                 body = b"\x1b[31mred\x1b[0m" if self.path == "/ansi" else b"ok"
                 if self.path == "/robots.txt":
                     body = recorder.robots
+                if self.path.startswith("/echo"):
+                    body = sent
                 status = int(self.path[1:4]) if self.path[1:4].isdigit() else 200
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.send_header("Set-Cookie", "session=CANARY-cookie")
-                self.end_headers()
-                self.wfile.write(body)
+                try:
+                    self.send_response(status)
+                    self.send_header("Content-Length", str(len(body)))
+                    self.send_header("Set-Cookie", "session=CANARY-cookie")
+                    self.end_headers()
+                    self.wfile.write(body)
+                except OSError:  # who asked was killed
+                    self.close_connection = True
 
-            do_POST = do_GET
+            do_POST = do_PUT = do_GET
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -159,6 +173,7 @@ class Recorder:
 
     def close(self) -> None:
         """Stop, and wait for every thread."""
+        self.release.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

@@ -75,7 +75,7 @@ def test_a_directory_is_no_list_and_no_output(headrace, tmp_path):
     [
         (["fetch", "urls.txt", "http://127.0.0.1/", "-o", "x.db"], "either one list or URLs"),
         (["fetch", "a.txt", "b.txt", "-o", "x.db"], "2 lists were given"),
-        (["fetch", "-", "-o", "x.db"], "write it to one first"),
+        (["fetch", "-", "-o", "x.db"], "standard input is a terminal"),
         (["fetch", "example.org/page", "-o", "x.db"], "write https://example.org/page"),
         (["fetch", "http://127.0.0.1/", "--fresh", "--job", "a"], "2 things are wrong"),
         (["fetch", "http://127.0.0.1/", "-o", "x.db", "--job", "headrace_x"], "reserved name"),

@@ -115,6 +115,22 @@ def test_refusals_are_of_two_kinds(template: str, value: Any) -> None:
         assert all(is_given(name, row) for name in names)
 
 
+@pytest.mark.parametrize(
+    ("value", "means"),
+    [("5", 5), (" -1.5 ", -1.5), ("true", True), ("null", None), ("[1]", [1]), (7, 7), ({"a": 1}, {"a": 1})],
+)
+def test_text_can_be_read_as_json(value: Any, means: Any) -> None:
+    """{json:field} alone in a string of JSON is what the field's text means; what is no JSON fails the row."""
+    assert fill_json({"n": "{json:a.b}"}, {"a": {"b": value}}) == {"n": means}
+    assert row_fields("{json:a.b}", json=True) == ("a.b",)
+    for text in ("", "x", "1 2", "NaN"):
+        with pytest.raises(InvalidUrl, match="is no JSON"):
+            fill_json("{json:n}", {"n": text})
+    for template, json_ in (("{json:n}", False), ("a{json:n}", True)):
+        with pytest.raises(PlanError, match="stands alone"):
+            fields_of(template, json=json_)
+
+
 def test_nested_fields() -> None:
     """Dots go into objects and lists; a column that has the whole name comes first."""
     row = {"user": {"address": {"city": "Bern"}}, "items": [{"id": 7}], "a.b": "dotted", "a": {"b": "nested"}}

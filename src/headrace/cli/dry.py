@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
+from headrace.cli.inputs import first_items
 from headrace.cli.request import FetchRequest, result_table
-from headrace.cli.screen import say, shown_item, tell
-from headrace.errors import CallError, SourceError
+from headrace.cli.screen import say, tell
+from headrace.errors import CallError, ItemUnreadable, PlanError
 from headrace.terminal.text import clean, count
 
 __all__ = ["clean_lines", "explain_fetch"]
 
 SHOWN = 5
 LOOKED_AT = 100_000
+MOST_SHOWN = 1000
 
 
 def explain_fetch(request: FetchRequest, out: str | None, job: str, take: int | None) -> int:
@@ -44,21 +47,33 @@ def clean_lines(text: str) -> str:
 
 
 def _look_at_list(request: FetchRequest) -> None:
-    from headrace.http.url import host
+    from headrace.ports import Unreadable
 
     hosts: dict[str, int] = {}
     bad = seen = 0
-    for position, url in _items(request):
+    try:
+        items = _items(request)
+    except PlanError as error:
+        say(f"headrace: {clean(error)}")
+        return
+    for position, item in items:
         seen += 1
         try:
-            key = host(url)
+            if isinstance(item, Unreadable):
+                raise ItemUnreadable(item.why)
+            preview = request.fetch.preview(item)
+            key = request.fetch.host(item)
         except CallError as error:
             bad += 1
             if bad <= SHOWN:
                 tell(f"  {clean(request.source.describe(position))} would fail: {clean(error)}")
             continue
+        except PlanError as error:  # a variable of the environment is missing
+            say(f"headrace: {clean(error)}")
+            break
         if seen - bad <= SHOWN:
-            tell(f"  {clean(request.source.describe(position))}: {shown_item(url)}")
+            tell(f"  {clean(request.source.describe(position))}: {_shown(request, preview, item)}")
+            _show_rest(request, preview)
         hosts[key] = hosts.get(key, 0) + 1
     most = sorted(hosts.items(), key=lambda pair: -pair[1])[:SHOWN]
     looked = "" if seen < LOOKED_AT else f" in the first {count(LOOKED_AT)}"
@@ -67,19 +82,23 @@ def _look_at_list(request: FetchRequest) -> None:
         tell(f"unusable {count(bad)}{looked}, which would be dead letters")
 
 
-def _items(request: FetchRequest) -> list[tuple[int, str]]:
+def _shown(request: FetchRequest, preview: Any, item: Any) -> str:
+    from headrace.cli.templates import shown_url
+
+    url = shown_url(request.fetch, request.texts.get("url"), item)
+    return url if preview.method == "GET" else f"{preview.method} {url}"
+
+
+def _show_rest(request: FetchRequest, preview: Any) -> None:
+    """Show headers and body, where rows have a part in them or they are asked for by name."""
+    for name, value in preview.headers:
+        tell(f"      {clean(name)}: {clean(value)}")
+    if preview.body is not None:
+        shown = clean(preview.body)
+        tell(f"      {shown if len(shown) <= MOST_SHOWN else shown[:MOST_SHOWN] + '…'}")
+
+
+def _items(request: FetchRequest) -> list[tuple[int, Any]]:
     if request.path is None:
         return list(enumerate(request.urls))
-    from headrace.files.lines import lines
-
-    reader = lines(request.path, comment="#").open()
-    found: list[tuple[int, str]] = []
-    try:
-        while len(found) < LOOKED_AT and (chunk := reader.read_now(1024)) is not None:
-            positions = chunk.positions if chunk.positions is not None else range(chunk.start, chunk.end)
-            found += zip(positions, chunk.payloads, strict=True)
-    except SourceError as error:
-        say(f"the list cannot be read on: {clean(error)}")
-    finally:
-        reader.close_now()
-    return found[:LOOKED_AT]
+    return first_items(request.source, LOOKED_AT)

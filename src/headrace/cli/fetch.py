@@ -1,4 +1,4 @@
-"""`headrace fetch`: a list of URLs into an SQLite file, or as JSON lines to standard output.
+"""`headrace fetch`: a list of URLs, or requests from rows, into an SQLite file or as JSON lines to standard output.
 
 Rules:
 1. With -o it is a job: the same command again goes on where it ended.
@@ -7,13 +7,14 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
 from headrace.cli.ending import ending
-from headrace.cli.inputs import read_inputs
+from headrace.cli.inputs import STDIN, check_kind, read_inputs, spooled
 from headrace.cli.options import (
     DEFAULT_WAIT,
     AcceptChanges,
@@ -33,6 +34,7 @@ from headrace.cli.options import (
     read_duration,
 )
 from headrace.cli.request import FetchRequest, check_output, result_table
+from headrace.cli.templates import read_body
 from headrace.errors import PlanError
 
 __all__ = ["fetch", "run_fetch"]
@@ -43,7 +45,11 @@ Text = str | None
 @ending
 def fetch(
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT|URL…", help="A file of URLs, one a line; or URLs.")
+        list[str],
+        typer.Argument(
+            metavar="INPUT|URL…",
+            help="A file of URLs (one a line) or of rows (.csv, .tsv, .jsonl); - for stdin; or URLs.",
+        ),
     ],
     out: Annotated[
         Text, typer.Option("--out", "-o", metavar="OUT.db", help="Keep the results here; can be resumed.")
@@ -79,7 +85,50 @@ def fetch(
     accept: Annotated[
         Text, typer.Option(metavar="LIST", help="Statuses that are an answer, as 2xx,404. [default: 2xx]")
     ] = None,
-    method: Annotated[Text, typer.Option(metavar="NAME", help="The request method. [default: GET]")] = None,
+    url: Annotated[
+        Text,
+        typer.Option(
+            metavar="TEMPLATE",
+            help="The URL of each row, as 'https://api.example/users/{id}'. [default: the column url]",
+        ),
+    ] = None,
+    method: Annotated[
+        Text,
+        typer.Option(
+            metavar="NAME", help="The request method. [default: GET, or POST where there is a body]"
+        ),
+    ] = None,
+    json: Annotated[
+        Text,
+        typer.Option(
+            metavar="JSON|@FILE",
+            help='A body of JSON for each row; fields in its strings: \'{"q": "{name}", "n": "{json:count}"}\'.',
+        ),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data", metavar="FORM|@FILE", help="A form as the body, as 'a={x}&b={y}'; repeatable."
+        ),
+    ] = None,
+    idempotent: Annotated[
+        bool,
+        typer.Option(
+            "--idempotent", help="The server honours Idempotency-Key: a POST or PATCH may be repeated."
+        ),
+    ] = False,
+    select: Annotated[
+        Text,
+        typer.Option(
+            metavar="JMESPATH", help="Keep this of the JSON of each answer, in columns, instead of the body."
+        ),
+    ] = None,
+    input_format: Annotated[
+        Text, typer.Option(metavar="lines|csv|tsv|jsonl", help="What INPUT holds. [default: by its name]")
+    ] = None,
+    delimiter: Annotated[
+        Text, typer.Option(metavar="CHARACTER", help="What stands between the fields of a CSV. [default: ,]")
+    ] = None,
     header: Headers = None,
     secret_header: SecretHeaders = None,
     user_agent: Annotated[Text, typer.Option(metavar="TEXT", help="Instead of headrace's own.")] = None,
@@ -87,7 +136,8 @@ def fetch(
         Text, typer.Option(metavar="TEXT", help="An address for the servers' owners, in the User-Agent.")
     ] = None,
     body: Annotated[
-        Text, typer.Option(metavar="db|none", help="Whether bodies are kept. [default: db]")
+        Text,
+        typer.Option(metavar="db|none", help="Whether bodies are kept. [default: db, with --select none]"),
     ] = None,
     robots: Annotated[
         bool,
@@ -124,9 +174,16 @@ def fetch(
     quiet: Quiet = False,
     no_progress: NoProgress = False,
 ) -> int:
-    """Fetch a list of URLs, each exactly once, and account for every one."""
+    """Fetch a list of URLs, or make a request for each row of a file, each exactly once, and account for every one.
+
+    {field} in --url, --header, --json and --data is the row's column of that name, {env:NAME} comes from the environment and
+    is never stored, {{ is a brace.
+    """
     problems = Problems()
     given = {
+        "url": url, "json": problems.run(lambda: read_body("--json", None if json is None else [json])),
+        "data": problems.run(lambda: read_body("--data", data)), "idempotent": "yes" if idempotent else None,
+        "select": select, "input-format": input_format, "delimiter": delimiter,
         "concurrency": concurrency, "per-host": per_host, "rate": rate, "timeout": timeout, "attempts": attempts,
         "accept": accept, "method": method, "user-agent": user_agent, "contact": contact, "body": body,
         "robots": "yes" if robots else None, "public-only": "yes" if public_only else None,
@@ -134,7 +191,6 @@ def fetch(
         "window": window,
     }  # fmt: skip
     texts = {name: text for name, text in given.items() if text is not None}
-    request = _read(inputs, texts, header, secret_header, out, problems)
     taking = problems.read("--take", take, read_count)
     ending_within = problems.read("--within", within, read_duration)
     waiting = problems.read("--wait", DEFAULT_WAIT if wait is None else wait, read_duration)
@@ -151,32 +207,51 @@ def fetch(
                 problems.add(f"{flag} is for a job, which needs an output: add -o pages.db")
     elif job is not None:
         problems.run(lambda: _check_job(out, job))
-    problems.check()
-    assert request is not None
-    assert waiting is not None
-    if dry_run:
-        from headrace.cli.dry import explain_fetch
+    with contextlib.ExitStack() as held:
+        if inputs == [STDIN]:
+            inputs = [
+                held.enter_context(
+                    _spooled(out, job, input_format, fresh or accept_changes, dry_run, problems)
+                )
+            ]
+        request = _read(inputs, texts, header, secret_header, out, problems)
+        problems.check()
+        assert request is not None
+        assert waiting is not None
+        if dry_run:
+            from headrace.cli.dry import explain_fetch
 
-        return explain_fetch(request, out, job or "default", taking)
-    if out is None:
-        from headrace.cli.lines import fetch_to_stdout
+            return explain_fetch(request, out, job or "default", taking)
+        if out is None:
+            from headrace.cli.lines import fetch_to_stdout
 
-        return fetch_to_stdout(
-            request, take=taking, within=ending_within, wait=waiting, quiet=quiet, no_progress=no_progress
+            return fetch_to_stdout(
+                request, take=taking, within=ending_within, wait=waiting, quiet=quiet, no_progress=no_progress
+            )
+        return run_fetch(
+            request,
+            out,
+            job or "default",
+            take=taking,
+            quiet=quiet,
+            no_progress=no_progress,
+            within=ending_within,
+            wait=waiting,
+            max_age=aged,
+            fresh=fresh,
+            accept_changes=accept_changes,
         )
-    return run_fetch(
-        request,
-        out,
-        job or "default",
-        take=taking,
-        quiet=quiet,
-        no_progress=no_progress,
-        within=ending_within,
-        wait=waiting,
-        max_age=aged,
-        fresh=fresh,
-        accept_changes=accept_changes,
-    )
+
+
+def _spooled(
+    out: str | None, job: str | None, kind: str | None, anew: bool, dry: bool, problems: Problems
+) -> contextlib.AbstractContextManager[str]:
+    """Copy standard input, once what can be wrong without it is found to be right."""
+    problems.read("--input-format", kind, check_kind)
+    if out is not None:
+        check_output(out, None, problems)
+    problems.check()
+    return spooled(None if dry else out, job or "default", kind, anew=anew)
 
 
 def _read(

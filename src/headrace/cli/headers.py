@@ -33,10 +33,16 @@ class Header:
 
     @property
     def is_reference(self) -> bool:
-        """Whether the value is found in the environment when the job runs."""
+        """Whether the value is found in the environment when the job runs, or in each row."""
         from headrace.http.secrets import references
+        from headrace.http.template import row_fields
 
-        return self.value is not None and references(self.value)
+        if self.value is None or references(self.value):
+            return self.value is not None
+        try:
+            return self.flag == "--header" and bool(row_fields(self.value))
+        except PlanError:
+            return False
 
     @property
     def is_secret(self) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 from headrace.cli.request import FetchRequest
 from headrace.cli.running import account, allow_files, progress_of, report_of
 from headrace.cli.screen import json_line, without_password
-from headrace.errors import HeadraceError, PlanError
+from headrace.errors import HeadraceError, ItemUnreadable, PlanError
 from headrace.item import Done, Failed, Outcome, Parked, Skipped
 from headrace.report import Report
 
@@ -25,6 +25,8 @@ __all__ = ["fetch_to_stdout", "write_out"]
 
 #: A pipe that has room at all takes this much without blocking (POSIX: PIPE_BUF).
 PIECE = select.PIPE_BUF
+#: What a line says of each outcome: columns of the same name give way.
+_OURS = frozenset({"outcome", "position", "elapsed"})
 #: Seconds between two looks at a reader that is behind.
 PATIENCE = 0.001
 
@@ -53,7 +55,7 @@ def fetch_to_stdout(
         stream = flow.stream(
             window=request.window, within=within, wait=wait, fuse=request.fuse, progress=progress
         )
-        return await _write_all(stream)
+        return await _write_all(stream, request.fetch.takes_urls)
 
     try:
         report = run_sync(main)
@@ -68,7 +70,7 @@ def _is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
-async def _write_all(stream: Any) -> Report:
+async def _write_all(stream: Any, takes_urls: bool) -> Report:
     from headrace.flow.main import signals_to
 
     output = sys.stdout.fileno()
@@ -76,7 +78,7 @@ async def _write_all(stream: Any) -> Report:
         async with stream as outcomes:
             try:
                 async for outcome in outcomes:
-                    await write_out(output, json_line(_plain(outcome)))
+                    await write_out(output, json_line(_plain(outcome, takes_urls)))
             except BrokenPipeError:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), output)
                 stream.job.cancel("the reader of standard output has left")
@@ -94,32 +96,44 @@ async def write_out(output: int, data: bytes) -> None:
         view = view[os.write(output, view[:PIECE]) :]
 
 
-def _plain(outcome: Outcome[Any]) -> dict[str, Any]:
+def _plain(outcome: Outcome[Any], takes_urls: bool) -> dict[str, Any]:
     """Give an outcome as a line says it."""
     common = {
         "position": outcome.position,
         "attempts": outcome.attempts,
         "elapsed": round(outcome.elapsed, 6),
     }
-    item = without_password(outcome.item) if isinstance(outcome.item, str) else outcome.item
+    about = _about(outcome, takes_urls)
     if isinstance(outcome, Done):
         value = outcome.value
         row = dict(value) if isinstance(value, dict) else {**value.as_row(), **_body(value)}
-        return {"outcome": "done", "position": outcome.position, **row, "elapsed": common["elapsed"]}
+        line = {"outcome": "done", "position": outcome.position}
+        for name, cell in row.items():
+            line[f"input_{name}" if name in _OURS else name] = cell
+        return {**line, "elapsed": common["elapsed"]}
     if isinstance(outcome, Failed):
         error = outcome.error
         return {
             "outcome": "failed",
-            "url": item,
+            **about,
             **common,
             "error": type(error).__name__,
             "cause": without_password(str(error)),
             "status": getattr(error, "status", None),
         }
     if isinstance(outcome, Parked):
-        return {"outcome": "parked", "url": item, **common, "due": outcome.due}
+        return {"outcome": "parked", **about, **common, "due": outcome.due}
     reason = outcome.reason if isinstance(outcome, Skipped) else ""
-    return {"outcome": type(outcome).__name__.lower(), "url": item, **common, "reason": reason}
+    return {"outcome": type(outcome).__name__.lower(), **about, **common, "reason": reason}
+
+
+def _about(outcome: Outcome[Any], takes_urls: bool) -> dict[str, Any]:
+    """Say which item it was: its URL, or what stood in the input, the columns of a row in one place."""
+    item = outcome.item
+    if not isinstance(item, str):
+        return {"input": item}
+    unread = isinstance(outcome, Failed) and isinstance(outcome.error, ItemUnreadable)
+    return {"url" if takes_urls and not unread else "input": without_password(item)}
 
 
 def _body(response: Any) -> dict[str, Any]:

@@ -76,6 +76,13 @@ def total_of(summary: JobSummary) -> int | None:
         return None
     if recorded["path"] is None:
         return len(recorded["urls"]) or None
-    from headrace.files.lines import lines
+    from headrace.cli.inputs import source_of
 
-    return lines(recorded["path"], comment="#").total()
+    options = recorded["options"]
+    try:
+        total: int | None = source_of(
+            recorded["path"], options.get("input-format"), options.get("delimiter")
+        ).total()
+    except PlanError:  # nothing here unpacks it any more
+        return None
+    return total

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from headrace.cli.headers import Header, recorded_headers, restored_headers
+from headrace.cli.inputs import source_of
 from headrace.cli.options import (
     Problems,
     read_count,
@@ -27,6 +28,7 @@ from headrace.cli.options import (
     read_levels,
     read_rate,
 )
+from headrace.cli.templates import bodies, check_fields, url_template
 from headrace.errors import PlanError, SourceError
 
 if TYPE_CHECKING:
@@ -42,19 +44,25 @@ DEFAULTS: Mapping[str, str | None] = {
     "timeout": "120",
     "attempts": "4",
     "accept": "2xx",
-    "method": "GET",
+    "url": None,
+    "method": None,
+    "json": None,
+    "data": None,
+    "idempotent": None,
+    "select": None,
+    "input-format": None,
+    "delimiter": None,
     "user-agent": None,
     "contact": None,
     "max-failures": None,
     "max-calls": None,
     "fuse": "50",
     "window": None,
-    "body": "db",
+    "body": None,
     "robots": None,
     "public-only": None,
 }
 _METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
-_REFERENCE = re.compile(r"(\{env:[A-Za-z_][A-Za-z0-9_]*\})")
 _USERINFO = re.compile(r"//[^/?#\s]*@")
 _NOT_YET = {".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"}
 VERSION = 1
@@ -102,8 +110,10 @@ class FetchRequest:
         calls = problems.read("--max-calls", values["max-calls"], read_count)
         fuse = problems.read("--fuse", values["fuse"], read_fuse)
         window = problems.read("--window", values["window"], read_count)
-        source = problems.run(lambda: _source(path, urls))
+        source = problems.run(lambda: _source(path, urls, values))
         made = _fetch(values, urls, headers, problems)
+        if path is not None and source is not None and made is not None:
+            check_fields(source, os.path.basename(path), made, problems)
         if concurrency is None or per_host is None or attempts is None or source is None or made is None:
             return None
         return cls(
@@ -154,8 +164,7 @@ class FetchRequest:
         flow = Flow(self.source)
         if take is not None:
             flow = flow.take(take)
-        templated = any(_REFERENCE.search(url) for url in self.urls)
-        by = self.fetch.host if templated else host
+        by = host if self.fetch.takes_urls else self.fetch.host
         limits = [Limit(by=by, concurrency=self.per_host, breaker=Breaker(), name="host")]
         if self.rate is not None:
             limits.append(Limit(rate=self.rate, name="rate"))
@@ -202,7 +211,7 @@ def check_output(out: str, path: str | None, problems: Problems) -> None:
         problems.add(f"-o {out} is the list itself: give another file for the results")
 
 
-def _source(path: str | None, urls: Sequence[str]) -> Any:
+def _source(path: str | None, urls: Sequence[str], values: Mapping[str, str | None]) -> Any:
     """Make the source. Raises PlanError where the list cannot be read, so that nothing is made for it."""
     if path is None:
         from headrace.aio.iterables import SequenceSource
@@ -210,9 +219,7 @@ def _source(path: str | None, urls: Sequence[str]) -> Any:
         source = SequenceSource(list(urls))
         source.name = "the command line"  # not «list of 3»: more URLs are no other job
         return source
-    from headrace.files.lines import lines
-
-    found = lines(path, comment="#")
+    found = source_of(path, values["input-format"], values["delimiter"])
     try:
         found.open().close_now()
     except SourceError as error:
@@ -226,18 +233,34 @@ def _fetch(
     from headrace.http.client import Client
     from headrace.http.fetching import fetch
     from headrace.http.guard import Guard
+    from headrace.http.secrets import expand
+    from headrace.http.selecting import columns
     from headrace.http.status import parse_accept
 
+    sent = bodies(values, problems)
     timeouts = _timeouts(values["timeout"], problems)
-    method = problems.read("--method", values["method"], _read_method)
+    method = problems.read("--method", values["method"] or ("POST" if sent else "GET"), _read_method)
+    if sent and method in ("GET", "HEAD"):
+        problems.add(f"--method {method} sends no body: leave --{next(iter(sent))} out, or the method")
+        method = None
     accept = values["accept"] or ""
     if problems.run(lambda: parse_accept(accept)) is None:
         problems.found[-1] = "--" + problems.found[-1].replace("accept=", "accept ", 1)
         accept = "2xx"
     agent = _user_agent(values["user-agent"], values["contact"], problems)
-    if values["body"] not in ("db", "none"):
+    if values["body"] not in (None, "db", "none"):
         problems.add(f"--body {values['body']!r}: it is db (bodies are kept in the table) or none")
-    template = _template(urls, problems)
+    template = url_template(values, urls, problems)
+    select: Any = without_body if values["body"] == "none" else None
+    for text in (template, values["json"], values["data"]):
+        problems.run(lambda text=text: expand(text or ""))  # type: ignore[misc]
+    expression = values["select"]
+    if expression is not None:
+        before = len(problems.found)
+        select = problems.run(lambda: columns(expression, body=values["body"] == "db"))
+        problems.found[before:] = [
+            text.replace("select=", "--select ", 1) for text in problems.found[before:]
+        ]
     if timeouts is None or method is None or agent is None or any(header.value is None for header in headers):
         return None
     return problems.run(
@@ -246,7 +269,9 @@ def _fetch(
             method=method,
             accept=accept,
             headers=[header.to_send() for header in headers],
-            select=without_body if values["body"] == "none" else None,
+            select=select,
+            idempotent=values["idempotent"] is not None,
+            **sent,
             client=functools.partial(
                 Client,
                 timeouts=timeouts,
@@ -302,22 +327,3 @@ def _user_agent(agent: str | None, contact: str | None, problems: Problems) -> s
     if agent is not None:
         return f"{agent} ({contact})"
     return default_user_agent().replace(")", f"; {contact})", 1)
-
-
-def _template(urls: Sequence[str], problems: Problems) -> str | None:
-    """Give the template for a URL that refers to a secret; None where none does."""
-    if not any(_REFERENCE.search(url) for url in urls):
-        return None
-    if len(urls) > 1:
-        problems.add("a URL with {env:NAME} must be the only one: fetch the others by another command")
-        return None
-    parts = _REFERENCE.split(urls[0])
-    template = "".join(
-        part if number % 2 else part.replace("{", "{{").replace("}", "}}")
-        for number, part in enumerate(parts)
-    )
-    from headrace.http.secrets import expand
-
-    for reference in parts[1::2]:
-        problems.run(lambda reference=reference: expand(reference))  # type: ignore[misc]
-    return template

@@ -143,6 +143,8 @@ class Fetch:
             )
         for text in self._templates():
             fields_of(text)
+        for text in self._json_texts():
+            fields_of(text, json=True)
         if self._json is not UNSET:
             encode(json=self._json)  # raises for what JSON cannot hold
 
@@ -151,18 +153,22 @@ class Fetch:
         return self._json is not UNSET or self._data is not None
 
     def _templates(self) -> list[str]:
-        """Give all texts that may hold fields."""
-        bodies = [*_strings(None if self._json is UNSET else self._json), *_strings(self._data)]
+        """Give all texts that may hold fields, but for those in JSON."""
+        bodies = _strings(self._data)
         return [
             *([self._url] if self._url is not None else []),
             *(text for _, text in self._row_headers),
             *bodies,
         ]
 
+    def _json_texts(self) -> list[str]:
+        return [] if self._json is UNSET else _strings(self._json)
+
     @property
     def fields(self) -> tuple[str, ...]:
         """The fields that an item must have, each once, in the order in which the request names them."""
         names = [name for text in self._templates() for name in row_fields(text)]
+        names += [name for text in self._json_texts() for name in row_fields(text, json=True)]
         return tuple(dict.fromkeys(names if self._url is not None else ["url", *names]))
 
     @property
@@ -209,10 +215,8 @@ class Fetch:
         missing.
         """
         compile_headers(self._headers)
-        for text in self._templates():
-            for name in fields_of(text):
-                if name.startswith("env:"):
-                    expand(f"{{{name}}}")
+        for text in (*self._templates(), *self._json_texts()):
+            expand(text)
         return self._factory()
 
     async def __call__(self, item: Any, *, client: Client | None = None) -> Any:
@@ -322,7 +326,8 @@ def fetch(
             stored, `{{` is a brace). Values are encoded. Without it the item is the URL, or a row with a "url".
         headers: Values may be templates, too.
         data: A form as the body: a template such as "a={x}&b={y}", or one for each value of a mapping.
-        json: A template of the body; strings hold `{field}` too, and one that is a field alone becomes its value.
+        json: A template of the body; strings hold `{field}` too, and one that is a field alone becomes its value. The
+            values of a CSV are text: "{json:field}" is the number, true, false or null that it stands for.
         accept: The statuses that are an answer, like "2xx,404"; others raise StatusError.
         select: What to take from the answer: a JMESPath expression over its JSON, like "data[0].name", or a
             function of the Response; `hr.http.columns("data")` makes one that gives rows. Where an expression finds

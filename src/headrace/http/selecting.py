@@ -60,18 +60,13 @@ class Selection:
 class Columns:
     """Makes a row of an answer. Made by `columns`."""
 
-    def __init__(self, expression: str | None, body: bool) -> None:
-        self._selection = None if expression is None else Selection(expression)
+    def __init__(self, expression: str, body: bool) -> None:
+        self._selection = Selection(expression)
         self._body = body
-        self.shape: Mapping[str, Any] | str = {"columns": expression, "body": body}
+        self.shape: Mapping[str, Any] = {"columns": expression, "body": body}
 
     def __call__(self, response: Response) -> dict[str, Any]:
         """Give the row. Raises BadResponse as the expression does."""
-        if self._selection is None:
-            row = response.as_row()
-            if not self._body:
-                del row["body"]
-            return row
         found = self._selection(response)
         row = (
             {str(name): value for name, value in found.items()}
@@ -81,13 +76,13 @@ class Columns:
         return with_item(_with_answer(row, response, body=self._body), response.item, response.url)
 
 
-def columns(select: str | None = None, *, body: bool = False) -> Columns:
+def columns(select: str, *, body: bool = False) -> Columns:
     """Make a function for `fetch(select=…)` that gives rows for a table, with the columns of the input.
 
     Args:
         select: A JMESPath expression over the JSON of the answer. An object that it gives makes a column of each key; any
             other value, a list too, goes into one column `value`. url, status, attempts and fetched_at of the answer
-            follow. Without it, the columns are those of a response.
+            follow.
         body: Keep the body as well.
 
     Where a name is there already, the answer's is called response_NAME and the input's input_NAME. Raises PlanError for
@@ -110,7 +105,8 @@ def _why_not(expression: str, error: Exception) -> str:
     if all(steps) and any(step.isdigit() for step in steps[1:]):
         written = "".join(f"[{step}]" if step.isdigit() else f".{step}" for step in steps)
         hint = f"; entries of a list are written in brackets: {written.removeprefix('.')!r}"
-    return f"select={expression!r} is not JMESPath: {_one_line(error)}{hint}"
+    why = _one_line(error).partition(", for expression")[0]
+    return f"select={expression!r} is not JMESPath: {why}{hint}"
 
 
 def _one_line(error: Exception) -> str:

@@ -2,7 +2,8 @@
 
 Rules:
 1. Only `{field}`, `{env:NAME}`, `{{` and `}}` mean something: no attributes, indexes or formats, which would
-   leak. A field is the name of a column, or steps into it: `{user.address.city}`, `{items.0.id}`.
+   leak. A field is the name of a column, or steps into it: `{user.address.city}`, `{items.0.id}`. In JSON, `{json:field}`
+   alone is what the text of a field means as JSON: a number, true, null.
 2. In a URL and in a form a value is encoded in full, so that it cannot add a path, a query, a host or a field.
 3. What a row cannot fill fails this row, with the names that it has.
 """
@@ -13,6 +14,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import quote
+
+import msgspec
 
 from headrace.errors import PlanError
 from headrace.http.errors import InvalidUrl
@@ -39,25 +42,35 @@ _MOST_NAMES = 20
 _MISSING: Final = object()
 
 
-def fields_of(template: str) -> tuple[str, ...]:
-    """Give the names in a template, `env:NAME` among them. Raises PlanError for what is not of this form."""
+def fields_of(template: str, *, json: bool = False) -> tuple[str, ...]:
+    """Give the names in a template, `env:NAME` among them. `json` says that it stands in JSON, where `{json:field}` may be.
+
+    Raises PlanError for what is not of this form.
+    """
     names: list[str] = []
     for part in _PART.finditer(template):
         name = part.group(1)
         if part.group() in ("{{", "}}"):
             continue
+        if json and name is not None and name.startswith("json:") and part.group() == template:
+            name = name.removeprefix("json:")
         if name is None or (_FIELD.fullmatch(name) or _ENVIRONMENT.fullmatch(name)) is None:
             raise PlanError(
                 f"template {without_userinfo(template)!r}: {part.group()!r} at {part.start()} is no field; "
                 "write {name}, {name.of.a.part}, {env:NAME}, or {{ for a brace"
+                + (
+                    "; {json:name} stands alone in a string of JSON"
+                    if name and name.startswith("json:")
+                    else ""
+                )
             )
         names.append(name)
     return tuple(names)
 
 
-def row_fields(template: str) -> tuple[str, ...]:
+def row_fields(template: str, *, json: bool = False) -> tuple[str, ...]:
     """Give the names in a template that a row fills. Raises PlanError as `fields_of` does."""
-    return tuple(name for name in fields_of(template) if not name.startswith("env:"))
+    return tuple(name for name in fields_of(template, json=json) if not name.startswith("env:"))
 
 
 def is_given(name: str, item: Any) -> bool:
@@ -125,8 +138,11 @@ def fill_json(template: Any, item: Any, *, secrets: bool = True) -> Any:
     """
     if isinstance(template, str):
         whole = _PART.fullmatch(template)
-        if whole is not None and whole.group(1) is not None and not whole.group(1).startswith("env:"):
-            return _field(whole.group(1), item, template)
+        name = None if whole is None else whole.group(1)
+        if name is not None and name.startswith("json:"):
+            return _read(name.removeprefix("json:"), item, template)
+        if name is not None and not name.startswith("env:"):
+            return _field(name, item, template)
         return _fill(template, item, str, secrets=secrets, empty=True)
     if isinstance(template, Mapping):
         return {key: fill_json(value, item, secrets=secrets) for key, value in template.items()}
@@ -171,6 +187,19 @@ def _field(name: str, item: Any, template: str, label: str = "") -> Any:
     if found is _MISSING:
         raise InvalidUrl(f"{label or _called(template)}: {why}")
     return found
+
+
+def _read(name: str, item: Any, template: str) -> Any:
+    """Give what a text means as JSON; what is no text already means something."""
+    value = _field(name, item, template)
+    if not isinstance(value, str):
+        return value
+    try:
+        return msgspec.json.decode(value.strip())
+    except (ValueError, RecursionError) as error:
+        raise InvalidUrl(
+            f"{_called(template)}: field {name!r} is no JSON, such as a number or true: {value[:50]!r}"
+        ) from error
 
 
 def _called(template: str) -> str:
