@@ -118,7 +118,7 @@ def test_lines_of_standard_output_keep_every_column(headrace, origin, tmp_path):
 
 def test_every_row_is_accounted_for(headrace, origin, tmp_path):
     """Broken records, rows without a field, and answers that are none are dead letters with their rows; the rest is done."""
-    write(tmp_path, "users.csv", "id,x\n1,a\n2\n,b\n4,c\n999999999,d\n6,e\n")
+    write(tmp_path, "users.csv", "id,x\n1,a\n2\n,b\n4,c\nnobody,d\n6,e\n")
     ended = headrace("fetch", "users.csv", "--url", origin.url("/n/{id}"), "--accept", "2xx", "-o", "out.db")
     assert ended.returncode == 1
     assert "taken 6 = done 3 + failed 3" in ended.stderr
@@ -130,7 +130,7 @@ def test_every_row_is_accounted_for(headrace, origin, tmp_path):
     )
     assert "done 4 + failed 2" in ended.stderr
     found = rows(tmp_path, "SELECT id, status FROM pages ORDER BY _position", "b.db")
-    assert found[2] == {"id": "999999999", "status": 404}
+    assert found[2] == {"id": "nobody", "status": 404}
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ app = typer.Typer(
 
 #: Each command, with what the list of commands says of it.
 COMMANDS: dict[Callable[..., None], str] = {
-    fetch: "Fetch a list of URLs, each exactly once.",
+    fetch: "Fetch a list of URLs, or make requests from rows.",
     tail: "Follow many logs at once.",
     run: "Run a flow of your own.",
     resume: "Go on with a job where it ended.",

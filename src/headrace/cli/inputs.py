@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
@@ -145,6 +144,8 @@ def spooled(out: str | None, job: str, kind: str | None, *, anew: bool) -> Itera
         )
     ending = {"lines": "txt"}.get(kind or "lines", kind)
     if out is None:
+        import tempfile
+
         with tempfile.NamedTemporaryFile(prefix="headrace-", suffix=f".{ending}") as file:
             _copy(source, file)
             yield file.name
