@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from readers import read, write
 
@@ -110,6 +110,7 @@ VALUES = st.recursive(
     block=st.integers(1, 40),
     escaped=st.booleans(),
 )
+@example(rows=[{"\ufffd": "a replacement character is text"}], block=7, escaped=False)
 def test_it_agrees_with_the_json_module(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Any], block: int, escaped: bool
 ) -> None:

@@ -361,6 +361,14 @@ def _unreadable(path: str, error: OSError) -> SourceError:
     )
 
 
+def _is_in(line: bytes, encoding: str) -> bool:
+    try:
+        line.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _refuse_binary(path: str, head: bytes, encoding: str) -> None:
     zero = head.find(b"\0")
     if zero >= 0:
@@ -370,7 +378,7 @@ def _refuse_binary(path: str, head: bytes, encoding: str) -> None:
         )
     whole = head[: head.rfind(b"\n") + 1] or head
     found = whole.split(b"\n")
-    bad = sum("\ufffd" in line.decode(encoding, errors="replace") for line in found) if found else 0
+    bad = sum(not _is_in(line, encoding) for line in found)
     if len(head) == _FIRST_LOOK and whole is head:
         return  # one very long line: its cut end says nothing
     if bad * 10 > len(found):
