@@ -343,3 +343,20 @@ def test_a_post_that_was_killed(headrace, started, recorder, tmp_path, idempoten
     assert headrace("retry", "out.db", "--in-doubt").returncode == 0
     again = Counter((path, headers["idempotency-key"]) for _, path, headers in recorder.seen)
     assert {path for (path, _), count in again.items() if count == 2} == killed
+
+
+def test_a_file_that_cannot_be_read_on_stops_the_run_and_goes_on_once_it_is_mended(
+    headrace, origin, tmp_path
+):
+    """An open quote behind the first rows ends the run with code 4, all before it done; the mended file is gone on with."""
+    good = "id\n" + "".join(f"{number}\n" for number in range(300))
+    write(tmp_path, "users.csv", good + '"300\n301\n')
+    ended = headrace("fetch", "users.csv", "--url", origin.url("/n/{id}"), "-o", "out.db")
+    assert ended.returncode == 4
+    assert 'row 302: a quote (") is opened there' in ended.stderr
+    assert "done 300" in ended.stderr
+    write(tmp_path, "users.csv", good + "300\n301\n")
+    ended = headrace("resume", "out.db")
+    assert ended.returncode == 0
+    assert "taken 2 = done 2" in ended.stderr
+    assert rows(tmp_path, "SELECT count(DISTINCT id) AS n FROM pages") == [{"n": 302}]

@@ -114,7 +114,7 @@ def first_items(source: Any, most: int) -> list[tuple[int, Any]]:
     """Give the first items with their positions. Raises PlanError where one of these cannot be read."""
     found: list[tuple[int, Any]] = []
     try:
-        reader = source.open()
+        reader = source.again().open()  # what is looked at here is no part of what the job has read
         try:
             while len(found) < most and (chunk := reader.read_now(min(most, 1024))) is not None:
                 positions = range(chunk.start, chunk.end) if chunk.positions is None else chunk.positions

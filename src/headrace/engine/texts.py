@@ -28,11 +28,22 @@ _USERINFO = re.compile(r"://[^/?#\s]*@")
 
 
 def item_text(item: Any) -> str:
-    """Give an item as a dead letter shows it: without the user and password of a URL."""
+    """Give an item as a dead letter shows it, a row as JSON: without the user and password of a URL."""
     try:
-        return _USERINFO.sub("://***@", item if isinstance(item, str) else repr(item))
+        text = item if isinstance(item, str) else _json(item) if type(item) is dict else repr(item)
+        return _USERINFO.sub("://***@", text)
     except Exception as unreadable:  # noqa: BLE001 - an item that cannot be shown is accounted for all the same
         return f"<{type(item).__qualname__} whose repr raises {type(unreadable).__name__}>"
+
+
+def _json(row: dict[Any, Any]) -> str:
+    """Give a row as JSON, or as Python shows it where it holds what JSON has not."""
+    import json
+
+    try:
+        return json.dumps(row, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        return repr(row)
 
 
 def chain_text(error: BaseException, limit: int = 8192) -> str:

@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import csv as standard
 import os
 from collections.abc import Iterator, Sequence
@@ -153,13 +154,18 @@ class CsvReader(TextReader):
 
     def header(self) -> list[str] | Unreadable | None:
         """Give the fields of the next record that is not blank; None where there is none."""
-        while (row := self._record()) is not None:
-            if row:
-                return row
+        with _large_fields():
+            while (row := self._record()) is not None:
+                if row:
+                    return row
         return None
 
     def read_now(self, limit: int) -> Chunk | None:
         """Give the next records."""
+        with _large_fields():
+            return self._read(limit)
+
+    def _read(self, limit: int) -> Chunk | None:
         start, offset = self._position, self._offset
         payloads: list[Any] = []
         positions: list[int] = []
@@ -203,7 +209,6 @@ class CsvReader(TextReader):
         """Give the fields of the next record, empty for a blank line; None at the end. Raises SourceError."""
         self._beginning.clear()
         self._taken_lines, self._taken_bytes, self._broken = 0, 0, ""
-        limit = standard.field_size_limit(LONGEST)  # of the whole program, and 128 KiB by default
         row: list[str] | Unreadable
         try:
             row = next(self._parse)
@@ -213,8 +218,6 @@ class CsvReader(TextReader):
             if self._ended and "unexpected end" in str(error):
                 raise self._unclosed() from error
             row = self._unreadable(f"this record is not CSV: {_explained(str(error))}")
-        finally:
-            standard.field_size_limit(limit)
         torn = self._is_torn and self._next >= len(self._lines)
         self._position += 1
         self._offset += self._taken_bytes - torn
@@ -274,6 +277,16 @@ class CsvReader(TextReader):
             f'{self._source.path}, row {self._position + 1}: a quote (") is opened there, and not closed before the end of '
             f"the file ({self._taken_lines} lines on); close it, or double it where it is meant as it stands"
         )
+
+
+@contextlib.contextmanager
+def _large_fields() -> Iterator[None]:
+    """Let fields be as long as records may be. The limit is the whole program's, and 128 KiB by default."""
+    limit = standard.field_size_limit(LONGEST)
+    try:
+        yield
+    finally:
+        standard.field_size_limit(limit)
 
 
 def _problem(names: list[str]) -> str | None:
