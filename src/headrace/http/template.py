@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -163,23 +164,32 @@ def _fill(
 ) -> str:
     """Put fields and references, encoded, between the literal parts of a template; errors call it by its label, if any."""
     filled: list[str] = []
-    end = 0
-    for part in _PART.finditer(template):
-        filled.append(literal(template[end : part.start()]))
-        end = part.end()
-        name = part.group(1)
+    for text, name in _split(template):
         if name is None:
-            filled.append(literal(part.group()[0]))
+            filled.append(literal(text))
         elif name.startswith("env:"):
-            filled.append(encode(expand(part.group())) if secrets else part.group())
+            filled.append(encode(expand(text)) if secrets else text)
         else:
             filled.append(encode(_text(name, item, template, empty=empty, label=label)))
-    filled.append(literal(template[end:]))
     return "".join(filled)
 
 
+@functools.lru_cache(maxsize=1024)
+def _split(template: str) -> tuple[tuple[str, str | None], ...]:
+    """Split a template into its literal texts (with None) and its fields (with their names)."""
+    parts: list[tuple[str, str | None]] = []
+    end = 0
+    for part in _PART.finditer(template):
+        name = part.group(1)
+        parts.append((template[end : part.start()], None))
+        parts.append((part.group()[0], None) if name is None else (part.group(), name))
+        end = part.end()
+    parts.append((template[end:], None))
+    return tuple(part for part in parts if part[0])
+
+
 def _quoted(text: str) -> str:
-    return quote(text, safe="")
+    return text if text.isalnum() and text.isascii() else quote(text, safe="")
 
 
 def _field(name: str, item: Any, template: str, label: str = "") -> Any:
