@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from typing import Any
 
@@ -110,9 +111,39 @@ def test_the_ceiling_is_how_many_ran_when_one_was_refused() -> None:
     assert (aimd.borne, aimd.ceiling) == (4, 9.0)  # the level below a ceiling is never less than `min`
     aimd = Aimd(Adaptive(1, 64))
     for number in range(8):
-        aimd.learn("success", 1.0, 1.1, 8, at_once=min(number, 4))
+        aimd.learn("success", 1.0, 1.1, 8, at_once=1 + min(number, 3))
     aimd.learn("throttled", 2.0, 2.1, 8, at_once=5)
     assert (aimd.borne, aimd.ceiling, aimd.admits) == (4, 5.0, 4)
+
+
+def at_the_ceiling(waits: bool) -> Aimd:
+    """Make a level that tries its ceiling of 5, which was refused twice."""
+    aimd, now = Aimd(Adaptive(1, 64)), 1.0
+    for refusals in range(3):
+        while aimd.admits < 5:
+            aimd.learn("success", now, now + 0.1, 4, at_once=4)
+            now += 0.2
+        if refusals < 2:
+            aimd.learn("throttled", now, now + 0.1, 5, at_once=5, waits=waits)
+            now += 0.2
+    assert aimd.ceiling == 5.0
+    return aimd
+
+
+def test_a_ceiling_that_no_calls_have_reached_is_not_borne() -> None:
+    """Where a rate keeps fewer calls under way, successes say nothing of it; with as many at once they do."""
+    aimd = at_the_ceiling(waits=False)
+    for number in range(100):
+        aimd.learn("success", 1000.0 + number, 1000.1 + number, 4, at_once=4)
+    assert (aimd.ceiling, aimd.admits) == (5.0, 5)
+    for number in range(10):
+        aimd.learn("success", 2000.0 + number, 2000.1 + number, 5, at_once=5)
+    assert aimd.ceiling == math.inf
+
+
+def test_a_try_that_costs_a_wait_is_repeated_more_seldom() -> None:
+    """Four times as many successes are wanted before the next one, and not twice as many."""
+    assert [at_the_ceiling(waits)._patience for waits in (False, True)] == [32, 64]
 
 
 def test_what_ran_beside_a_refused_call_does_not_count_as_borne() -> None:

@@ -29,7 +29,7 @@ __all__ = ["Adaptive", "Aimd", "after_first"]
 #: The level after an overload, as a share of the one before.
 DECREASE: Final = 0.7
 #: Successes right below the ceiling before it is tried again, at first: so many, and two round trips. Each try that
-#: is refused doubles them, up to the second number.
+#: is refused doubles them, or makes them four times as many where it costs a wait, up to the second number.
 PATIENCE: Final = 16
 MOST_PATIENCE: Final = 4096
 #: But a ceiling that was tried so many seconds and successes ago is tried again.
@@ -159,18 +159,20 @@ class Aimd:
         inflight: int,
         *,
         may_grow: bool = True,
-        at_once: int = 1,
+        at_once: int = 0,
+        waits: bool = False,
     ) -> None:
         """Take in how a call ended that began at `began`; `inflight` are the calls at once, this one included, and `at_once`
-        were those when it began.
+        were those when it began, as far as that is known.
 
-        `may_grow=False` says that this program itself is at its limits.
+        `may_grow=False` says that this program itself is at its limits, and `waits` that a refusal costs a wait.
         """
         if signal == "ignore" or signal == "fault":
             return
         if now < self._at - 1.0:
             self._change_clock(now)
         self._at = now
+        at_once = at_once or inflight
         if began >= self._round_began:  # a round trip is over
             self._round_began, self._peak = now, inflight
         elif inflight > self._peak:
@@ -186,12 +188,12 @@ class Aimd:
                 and 2 * self._peak >= int(self.level)
                 and not self.is_slow
             ):
-                self._grow(began, now)
+                self._grow(at_once, began, now)
         else:
             self._refused_at = now
             if began > self._decreased_at:
                 # Only who says that it is too much says of how many.
-                self._decrease(at_once if signal == "throttled" else self.admits, now)
+                self._decrease(at_once if signal == "throttled" else self.admits, waits, now)
 
     def is_no_limit(self, at_once: int, began: float, now: float) -> bool:
         """Say whether a call that began as one of `at_once`, and is refused, is hardly refused for their number: as many
@@ -207,14 +209,14 @@ class Aimd:
 
     # ------------------------------------------------------------------ the level
 
-    def _grow(self, began: float, now: float) -> None:
+    def _grow(self, at_once: int, began: float, now: float) -> None:
         level, top = self.level, self._ceiling - 1.0
         if self._starting:
             grown = level + 1.0
         elif level < top:
             grown = min(level + 1.0 / level, top)
         elif level >= self._ceiling:
-            if began <= self._tried_at:
+            if began <= self._tried_at or at_once < self._ceiling:
                 return  # it says nothing of this level yet
             grown = level + 1.0 / level
             if grown >= self._ceiling + 1.0:  # a round trip at the ceiling, and nothing was refused
@@ -228,12 +230,13 @@ class Aimd:
             grown = self._ceiling
         self.level = min(grown, float(self._highest))
 
-    def _decrease(self, at_once: int, now: float) -> None:
+    def _decrease(self, at_once: int, waits: bool, now: float) -> None:
         refused = int(self.level)
         if at_once > self.borne:
             refused = min(refused, at_once)
         if refused >= self._ceiling:  # it was tried again, and is still there
-            self._patience, self._doubted = min(2 * self._patience, MOST_PATIENCE), False
+            self._patience = min((4 if waits else 2) * self._patience, MOST_PATIENCE)
+            self._doubted = False
         elif math.isinf(self._ceiling) or (
             self._doubted and self._calm < max(CALM, refused * (refused // 3 + 2))
         ):

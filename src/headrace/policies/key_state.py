@@ -152,7 +152,15 @@ class KeyState:
                 or level.is_lowest
                 or (signal == "throttled" and level.is_no_limit(at_once, began, now))
             )
-            level.learn(signal, began, now, self.inflight, may_grow=may_grow, at_once=at_once)
+            level.learn(
+                signal,
+                began,
+                now,
+                self.inflight,
+                may_grow=may_grow,
+                at_once=at_once,
+                waits=self.held_until > now,
+            )
             if may_count_starts or signal == "success" or signal == "fault":
                 self._learn_rate(signal, began, now, is_too_many)
         opened = False
@@ -177,7 +185,7 @@ class KeyState:
         if first is not None:
             began, now, inflight = first
             if self._level is not None and self._found_rate is not None:
-                self._level.learn("success", began, now, inflight)
+                self._level.learn("success", began, now, inflight, at_once=1)
                 self._found_rate.answered(began, now)
             if self._circuit is not None:
                 self._circuit.learn("success", began, now)
