@@ -180,6 +180,7 @@ def test_a_broken_header_is_refused_too(headrace, tmp_path):
         ("b.csv", "", "is empty"),
         ("c.csv", 'id\n"1\n', "not closed before the end of the file"),
         ("d.json", "[]", "jq -c"),
+        ("e.csv", "number;name\n1;x\n", "is it to be split by --delimiter ';'?"),
     ):
         write(tmp_path, name, text)
         ended = headrace("fetch", name, "--url", "http://h/{id}", "-o", "out.db")
@@ -207,6 +208,19 @@ def test_other_forms_of_rows(headrace, origin, tmp_path):
         assert [row["value"] for row in rows(tmp_path, "SELECT value FROM pages", place)] == [1]
         assert headrace("status", place).returncode == 0
         assert "nothing is left" in headrace("resume", place).stderr
+
+
+def test_other_encodings(headrace, origin, tmp_path):
+    """What Windows writes is refused with the flag that reads it; --encoding is kept with the job."""
+    (tmp_path / "users.csv").write_bytes("id,name\n1,é\n2,à\n".encode("latin-1"))
+    words = ("fetch", "users.csv", "--url", origin.url("/n/{id}?{name}"), "-o", "out.db")
+    ended = headrace(*words)
+    assert ended.returncode == 2
+    assert "--encoding 'latin-1'" in ended.stderr
+    assert headrace(*words, "--encoding", "latin-1", "--take", "1").returncode == 0
+    assert headrace("resume", "out.db").returncode == 0
+    assert [row["name"] for row in rows(tmp_path, "SELECT name FROM pages ORDER BY _position")] == ["é", "à"]
+    assert "--encoding 'utf-16'" in headrace(*words, "--encoding", "utf-16").stderr
 
 
 def test_a_dry_run_shows_the_requests(headrace, tmp_path):

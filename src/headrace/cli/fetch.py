@@ -129,6 +129,9 @@ def fetch(
     delimiter: Annotated[
         Text, typer.Option(metavar="CHARACTER", help="What stands between the fields of a CSV. [default: ,]")
     ] = None,
+    encoding: Annotated[
+        Text, typer.Option(metavar="NAME", help="The encoding of INPUT, as latin-1. [default: utf-8]")
+    ] = None,
     header: Headers = None,
     secret_header: SecretHeaders = None,
     user_agent: Annotated[Text, typer.Option(metavar="TEXT", help="Instead of headrace's own.")] = None,
@@ -183,7 +186,7 @@ def fetch(
     given = {
         "url": url, "json": problems.run(lambda: read_body("--json", None if json is None else [json])),
         "data": problems.run(lambda: read_body("--data", data)), "idempotent": "yes" if idempotent else None,
-        "select": select, "input-format": input_format, "delimiter": delimiter,
+        "select": select, "input-format": input_format, "delimiter": delimiter, "encoding": encoding,
         "concurrency": concurrency, "per-host": per_host, "rate": rate, "timeout": timeout, "attempts": attempts,
         "accept": accept, "method": method, "user-agent": user_agent, "contact": contact, "body": body,
         "robots": "yes" if robots else None, "public-only": "yes" if public_only else None,

@@ -11,14 +11,24 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from headrace.cli.options import Problems
 from headrace.cli.screen import shown_item
 from headrace.errors import PlanError, SinkError, SourceError
 
-__all__ = ["STDIN", "check_kind", "first_items", "is_text", "kind_of", "read_inputs", "source_of", "spooled"]
+__all__ = [
+    "STDIN",
+    "by_flags",
+    "check_kind",
+    "first_items",
+    "is_text",
+    "kind_of",
+    "read_inputs",
+    "source_of",
+    "spooled",
+]
 
 STDIN = "-"
 KINDS = ("lines", "csv", "tsv", "jsonl")
@@ -89,25 +99,40 @@ def kind_of(path: str, given: str | None) -> str:
     return _ENDINGS.get(ending, "lines")
 
 
-def source_of(path: str, given: str | None = None, delimiter: str | None = None) -> Any:
-    """Make the source over a list or a file of rows. Raises PlanError where its form cannot be told."""
-    kind = kind_of(path, given)
+def source_of(path: str, options: Mapping[str, str | None]) -> Any:
+    """Make the source over a list or a file of rows: --input-format, --delimiter and --encoding say how it is read.
+
+    Raises PlanError where that cannot be told, or cannot be.
+    """
+    kind, delimiter = kind_of(path, options.get("input-format")), options.get("delimiter")
+    encoding = options.get("encoding") or "utf-8"
     if delimiter is not None and kind not in ("csv", "tsv"):
         raise PlanError(f"--delimiter is for CSV, and {path} is read as {kind}; give --input-format csv")
-    if kind == "jsonl":
-        from headrace.files.jsonlines import jsonl
-
-        return jsonl(path)
-    if kind == "lines":
-        from headrace.files.lines import lines
-
-        return lines(path, comment="#")
-    from headrace.files.delimited import csv
-
     try:
-        return csv(path, delimiter=delimiter or ("\t" if kind == "tsv" else None))
+        if kind == "jsonl":
+            from headrace.files.jsonlines import jsonl
+
+            if options.get("encoding") is not None:
+                raise PlanError(f"--encoding: JSON is always UTF-8, and {path} is read as JSON lines")
+            return jsonl(path)
+        if kind == "lines":
+            from headrace.files.lines import lines
+
+            return lines(path, comment="#", encoding=encoding)
+        from headrace.files.delimited import csv
+
+        return csv(path, delimiter=delimiter or ("\t" if kind == "tsv" else None), encoding=encoding)
     except PlanError as error:
-        raise PlanError(str(error).replace("delimiter=", "--delimiter ", 1)) from error
+        raise PlanError(by_flags(str(error))) from error
+
+
+def by_flags(text: str) -> str:
+    """Say of options of a source by which flags they are given."""
+    return (
+        text.replace("as encoding=", "as --encoding ")
+        .replace("encoding=", "--encoding ")
+        .replace("delimiter=", "--delimiter ")
+    )
 
 
 def first_items(source: Any, most: int) -> list[tuple[int, Any]]:
@@ -122,7 +147,7 @@ def first_items(source: Any, most: int) -> list[tuple[int, Any]]:
         finally:
             reader.close_now()
     except SourceError as error:
-        raise PlanError(str(error)) from error
+        raise PlanError(by_flags(str(error))) from error
     return found[:most]
 
 

@@ -80,9 +80,7 @@ def total_of(summary: JobSummary) -> int | None:
 
     options = recorded["options"]
     try:
-        total: int | None = source_of(
-            recorded["path"], options.get("input-format"), options.get("delimiter")
-        ).total()
+        total: int | None = source_of(recorded["path"], options).total()
     except PlanError:  # nothing here unpacks it any more
         return None
     return total

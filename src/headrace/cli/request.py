@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from headrace.cli.headers import Header, recorded_headers, restored_headers
-from headrace.cli.inputs import source_of
+from headrace.cli.inputs import by_flags, source_of
 from headrace.cli.options import (
     Problems,
     read_count,
@@ -52,6 +52,7 @@ DEFAULTS: Mapping[str, str | None] = {
     "select": None,
     "input-format": None,
     "delimiter": None,
+    "encoding": None,
     "user-agent": None,
     "contact": None,
     "max-failures": None,
@@ -219,11 +220,11 @@ def _source(path: str | None, urls: Sequence[str], values: Mapping[str, str | No
         source = SequenceSource(list(urls))
         source.name = "the command line"  # not «list of 3»: more URLs are no other job
         return source
-    found = source_of(path, values["input-format"], values["delimiter"])
+    found = source_of(path, values)
     try:
         found.open().close_now()
     except SourceError as error:
-        raise PlanError(str(error)) from error
+        raise PlanError(by_flags(str(error))) from error
     return found
 
 

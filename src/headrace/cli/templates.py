@@ -150,6 +150,9 @@ def _those_of(field: str, columns: Sequence[str]) -> str:
     import difflib
 
     near = difflib.get_close_matches(field, columns, 1)
+    for mark, flag in ((";", "';'"), ("\t", "$'\\t'"), ("|", "'|'")):
+        if len(columns) == 1 and mark in columns[0]:
+            return f" (it has one: {columns[0]!r}; is it to be split by --delimiter {flag}?)"
     shown = ", ".join(columns[:_MOST_NAMES])
     more = f" and {len(columns) - _MOST_NAMES} more" if len(columns) > _MOST_NAMES else ""
     return f" (it has: {shown}{more})" + (f"; did you mean {near[0]}?" if near else "")
