@@ -27,7 +27,10 @@ import trustme
 
 __all__ = ["INSTALL", "LARGE", "SERVERS", "TEXT", "Running", "run_server"]
 
-INSTALL = "apt-get install --no-install-recommends nginx-light apache2 lighttpd lighttpd-mod-deflate lighttpd-mod-openssl haproxy nodejs"
+INSTALL = (
+    "apt-get install --no-install-recommends "
+    "nginx-light apache2 lighttpd lighttpd-mod-deflate lighttpd-mod-openssl haproxy nodejs"
+)
 TEXT = b"".join(b"line %d of a text that is worth packing\n" % number for number in range(5000))
 LARGE = 24 << 20
 #: Seconds that an idle connection is kept by every server here.
