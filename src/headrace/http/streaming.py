@@ -33,7 +33,7 @@ from headrace.http.redirects import Hop
 from headrace.http.response import Response, ResponseHead
 from headrace.http.status import BODY_KEPT
 from headrace.http.transfer import Handle
-from headrace.http.url import mask
+from headrace.http.url import Url, mask
 
 __all__ = [
     "Answer",
@@ -50,8 +50,10 @@ __all__ = [
 MOST_BUFFERED: Final = 1 << 20
 #: Bytes of an upload that may wait to be sent, before the next piece is asked for.
 MOST_UNSENT: Final = 512 << 10
-#: What libcurl reads from a socket at a time, in bytes.
+#: What libcurl reads from a socket at a time, in bytes. What it has read it unpacks at once, a thousandfold where that is a
+#: bomb, and it holds 64 MB at most while it is paused.
 READ_AT_ONCE: Final = 256 << 10
+READ_PACKED_AT_ONCE: Final = 16 << 10
 #: CURLOPT_SUPPRESS_CONNECT_HEADERS, for which pycurl has no name.
 SUPPRESS_CONNECT_HEADERS: Final = 265
 GRACE: Final = 1.0  # seconds that the reading of an upload has to end
@@ -75,7 +77,6 @@ class StreamHandle(Handle):
         self._room: asyncio.Future[None] | None = None
         setopt = self.curl.setopt
         setopt(pycurl.HEADERFUNCTION, self._on_header)
-        setopt(pycurl.BUFFERSIZE, READ_AT_ONCE)
         setopt(pycurl.TCP_KEEPALIVE, 1)
         setopt(pycurl.TCP_KEEPIDLE, KEEPALIVE)
         if profile.proxy is not None:
@@ -86,6 +87,12 @@ class StreamHandle(Handle):
             setopt(pycurl.READFUNCTION, self._give)
             if self.upload.size is not None:
                 setopt(pycurl.INFILESIZE_LARGE, self.upload.size)
+
+    def prepare(self, url: Url, headers: tuple[str, ...], *rest: Any) -> None:
+        """Set what this request needs."""
+        plain = any(line.lower() == "accept-encoding: identity" for line in headers)
+        self.curl.setopt(pycurl.BUFFERSIZE, READ_AT_ONCE if plain else READ_PACKED_AT_ONCE)
+        super().prepare(url, headers, *rest)
 
     # ------------------------------------------------------------------------------------------ libcurl calls
 

@@ -163,6 +163,7 @@ class Handle:
     """A pooled libcurl handle with what its current transfer has brought so far."""
 
     __slots__ = (
+        "_anew",
         "_clock",
         "_entry",
         "_has_body",
@@ -210,6 +211,7 @@ class Handle:
         self.fresh: Any = None  #: what of its name libcurl did not know before
         self.url: Url
         self.on_ready: Callable[[str], None] | None = None  #: told the key when the connection is up
+        self._anew = False
         self._entry: str | None = None
         self._headers: tuple[str, ...] = ()
         self._has_body = has_body
@@ -313,6 +315,11 @@ class Handle:
         self._shortened = total is not None
         self.curl.setopt(pycurl.TIMEOUT_MS, milliseconds(total, 0))
 
+    def connect_anew(self) -> None:
+        """Let the next transfer take no kept connection."""
+        self._anew = True
+        self.curl.setopt(pycurl.FRESH_CONNECT, 1)
+
     def take_body(self) -> bytes:
         """Give the body."""
         chunks = self.chunks
@@ -325,6 +332,9 @@ class Handle:
         self.size = self.sends = 0
         self.seen = self.sent = -1
         self.on_ready = self.refused = None
+        if self._anew:
+            self.curl.setopt(pycurl.FRESH_CONNECT, 0)
+            self._anew = False
         if self._shortened:
             self.limit_time(self.profile.timeouts.total)
             self._shortened = False
@@ -368,7 +378,7 @@ class Handle:
             method=self.method,
             url=self.url,
             sends=self.sends,
-            answered=bool(self.head),
+            answered=self.head_is_whole(),
             size=self.size,
             limit=self.limit,
             connected=self.curl.getinfo(pycurl.CONNECT_TIME) > 0,

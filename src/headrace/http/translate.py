@@ -43,6 +43,7 @@ _NOT_HTTP: Final = re.compile(
     r"HTTP/0\.9|header|Unsupported HTTP|nul byte|Weird|invalid|status line", re.IGNORECASE
 )
 _BAD_CODING: Final = re.compile(r"chunk|encoding|malformed|illegal or missing hex", re.IGNORECASE)
+_NO_CODING: Final = re.compile(r"unrecognized|exceeding limit", re.IGNORECASE)
 _TOO_MANY_HEADERS: Final = re.compile(r"too (?:large|many)|exceeds", re.IGNORECASE)
 
 
@@ -52,7 +53,7 @@ class Progress(NamedTuple):
     method: str
     url: Url
     sends: int  #: how often the request was about to go out on a connection
-    answered: bool  #: a byte of the answer had arrived
+    answered: bool  #: the headers of the answer were whole
     size: int  #: bytes of decoded body
     limit: int | None
     connected: bool  #: TCP was up
@@ -90,6 +91,8 @@ def _classify(code: int, text: str, progress: Progress) -> tuple[type[HttpError]
         return _classify_timeout(progress, phase)
     if code == pycurl.E_WRITE_ERROR and progress.limit is not None and progress.size > progress.limit:
         return BodyTooLarge, {"reason": f"the body has more than {progress.limit} bytes (max_body=)"}
+    if code == pycurl.E_WRITE_ERROR and "pause buffer" in text:
+        return BodyTooLarge, {"reason": "a piece of the body unpacks to more than 64 MB"}
     if code in (pycurl.E_URL_MALFORMAT, pycurl.E_UNSUPPORTED_PROTOCOL) and not progress.sends:
         return (InvalidUrl if code == pycurl.E_URL_MALFORMAT else UnsupportedScheme), {}
     if code == pycurl.E_COULDNT_RESOLVE_HOST or code == pycurl.E_COULDNT_RESOLVE_PROXY:
@@ -111,12 +114,15 @@ def _classify_answer(code: int, text: str, phase: str) -> tuple[type[HttpError],
     if code == pycurl.E_PARTIAL_FILE:
         return BodyTruncated, {}
     if code == 100 or (code == pycurl.E_RECV_ERROR and _TOO_MANY_HEADERS.search(text)):
-        return BodyTooLarge, {"phase": "first byte"}
+        reason = text or "the headers are larger than libcurl takes (300 KB)"
+        return BodyTooLarge, {"phase": "first byte", "reason": f"{reason} (libcurl {code})"}
     if code == pycurl.E_RECV_ERROR and "Recv failure" not in text:
         if _BAD_CODING.search(text):
             return BadResponse, {"disposition": Disposition.TRANSIENT, "phase": "body"}
         if _NOT_HTTP.search(text):
             return BadResponse, {}
+    if code == pycurl.E_BAD_CONTENT_ENCODING and _NO_CODING.search(text):
+        return BadResponse, {"disposition": Disposition.PERMANENT, "phase": "body"}
     if code == pycurl.E_BAD_CONTENT_ENCODING:
         return BadResponse, {"disposition": Disposition.TRANSIENT, "phase": "body"}
     if code in _PROTOCOL:

@@ -38,6 +38,7 @@ __all__ = ["CurlTransport"]
 
 IDLE_HANDLES: Final = 1024
 MAX_LOADED: Final = 10_000
+LOOKED_AT_WITHIN: Final = 1.2  # seconds; libcurl looks for dead connections among idle ones once a second
 SOON: Final = 0.01  # seconds of a call that are not worth a change of its total limit
 
 
@@ -73,6 +74,9 @@ class CurlTransport:
         self._flying = self._watch.flying
         self._multi = Multi(connections)
         self._cookies: Any = None
+        self._suspects: dict[
+            str, float
+        ] = {}  # keys that may have a dead connection among the kept ones, and until when
         self._closed = False
 
     @property
@@ -221,7 +225,16 @@ class CurlTransport:
         handle.prepare(url, headers.lines, sent, max_body, fresh.entry if fresh is not None else None, shared)
         if left is not None:
             handle.limit_time(left)
+        if self._suspects and self._is_suspect(url.key):
+            handle.connect_anew()
         self._watch.need(self.loop, handle.profile)
+
+    def _is_suspect(self, key: str) -> bool:
+        until = self._suspects.get(key)
+        if until is not None and self.loop.time() >= until:
+            del self._suspects[key]
+            return False
+        return until is not None
 
     def _answer(self, handle: Handle, hop: Hop, waited: float, began: float) -> Response:
         """Read what the transfer brought, before its handle serves the next one."""
@@ -242,6 +255,8 @@ class CurlTransport:
     ) -> tuple[float, float, float, float, float]:
         """Learn what the head of an answer tells, and give the seconds spent in each phase."""
         if not handle.head_is_whole():
+            # libcurl takes that for an answer and keeps the connection, which is dead, until it looks at idle ones.
+            self._suspects[hop.url.key] = self.loop.time() + LOOKED_AT_WITHIN
             raise head_cut(hop, perf_counter() - began)
         if handle.fresh is not None:
             self._remember(handle.fresh)

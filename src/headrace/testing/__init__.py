@@ -1,6 +1,6 @@
 """What headrace is tested with, for the tests of its users too.
 
-`run` (virtual time), `run_real`, `VirtualLoop`; `ScriptedHttp`; `cancel_everywhere` and `no_leaks`.
+`run` (virtual time), `run_real`, `VirtualLoop`; `ScriptedHttp`, `HostileServer`; `cancel_everywhere` and `no_leaks`.
 
 Rules:
 1. Nothing here is needed to run a flow, and nothing that runs one imports it.
@@ -18,12 +18,14 @@ from headrace.testing.leaks import no_leaks, open_descriptors
 from headrace.testing.virtual import DeadlockError, VirtualLoop, loop_factory, run, run_real
 
 if TYPE_CHECKING:
+    from headrace.testing.hostile import HostileServer
     from headrace.testing.replies import ScriptedReply, ScriptedRequest
     from headrace.testing.scripted import ScriptedHttp, UnscriptedRequest
 
 __all__ = [
     "DeadlockError",
     "Ending",
+    "HostileServer",
     "ScriptedHttp",
     "ScriptedReply",
     "ScriptedRequest",
@@ -40,6 +42,7 @@ __all__ = [
 ]
 
 _ROOMS = {
+    "HostileServer": "hostile",
     "ScriptedHttp": "scripted",
     "ScriptedReply": "replies",
     "ScriptedRequest": "replies",
