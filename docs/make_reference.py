@@ -104,6 +104,7 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
             "Scripted HTTP": [
                 "ScriptedHttp", "headrace.testing.scripted.Route", "ScriptedReply", "ScriptedRequest", "UnscriptedRequest",
             ],
+            "A hostile server": ["HostileServer", "headrace.testing.hostile.Received"],
             "Conformance of sources and sinks": [
                 "headrace.testing.conformance.check_replayable", "headrace.testing.conformance.check_transactional",
             ],

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from headrace.errors import Disposition
+from headrace.http import errors
 from headrace.http.client import Client
 from headrace.http.errors import (
     AddressRefused,
@@ -175,6 +178,14 @@ def test_every_fault_has_its_end() -> None:
     """A fault that is added has a line in the table, or is known to be told apart by nobody."""
     tried = {where.rpartition(" ")[2].partition("?")[0] for where in (*ENDS, *UPLOADS)}
     assert set(FAULTS) - tried == {"/gzip-partial"}
+
+
+def test_the_table_of_the_documentation_has_every_error() -> None:
+    """A class that is added is explained there, and no other is."""
+    page = (Path(__file__).parents[2] / "docs/explanation/http-errors.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    classes = [name for name in errors.__all__ if name != "HttpError"]
+    assert sorted(rows) == sorted(classes)
 
 
 @pytest.mark.parametrize("where", ENDS)
