@@ -67,7 +67,7 @@ CERTIFICATE = End(TlsFailed, "tls", PERMANENT, False)
 #: It may be seen by reading, or by sending what the protocol asks for.
 CUT = [LOST, LOST._replace(phase="send")]
 #: It may be seen while the connection is made, or when the request is out.
-RESET_AT_ACCEPT = [LOST, End(ConnectFailed, "connect", TRANSIENT, False)]
+RESET_AT_ACCEPT = [*CUT, End(ConnectFailed, "connect", TRANSIENT, False)]
 
 #: What is sent, and how it ends: an error, or the size of a good answer. «listener» before the path where it is not plain.
 ENDS: dict[str, End | int | list[End]] = {

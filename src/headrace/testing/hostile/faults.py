@@ -1,7 +1,8 @@
 """What a hostile server does, by path. Each docstring says it in one line; `/ok` and its kin are as they should be.
 
 Rules:
-1. A fault is one coroutine; its name is its path, `_` written as `-` but for the first. Numbers and texts come from the query.
+1. A fault is one coroutine; its name is its path, `_` written as `-` but for the first. Numbers and texts come from the
+   query.
 2. What ends by itself ends; what has no end stops when the client or the server does.
 """
 
