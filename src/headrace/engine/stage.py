@@ -26,7 +26,7 @@ from headrace.engine.slot import Slot
 from headrace.engine.spending import spending_of
 from headrace.engine.texts import one_line, peek
 from headrace.engine.window import WEIGHTLESS, Level
-from headrace.errors import CallError, HeadraceError, Skip, TimedOut
+from headrace.errors import CallError, HeadraceError, SinkError, Skip, TimedOut
 from headrace.item import QUEUED, RUNNING, WAITING, Delivery
 from headrace.plan import StageSpec, where_is
 from headrace.policies.hedging import Hedge
@@ -385,6 +385,12 @@ class Caller:
         self.failures += 1
         _forget_earlier(error)
         run, spec = self.run, self.spec
+        if isinstance(error, SinkError):
+            # Where results go cannot take them, which is no fault of the item's.
+            self.permits.release(delivery, "ignore")
+            run.trouble(error)
+            run.endings.give_back(delivery)
+            return
         sent = delivery.sent > 0
         tried, refused = run.parking.tried_before(delivery)
         decision = decide(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headrace.http.client import Client, ClientStatistics
+    from headrace.http.downloading import Download, Downloaded, download
     from headrace.http.errors import (
         AddressRefused,
         BadResponse,
@@ -62,6 +63,8 @@ __all__ = [
     "ConnectFailed",
     "ConnectTimedOut",
     "ConnectionLost",
+    "Download",
+    "Downloaded",
     "Fetch",
     "FirstByteTimedOut",
     "Guard",
@@ -91,6 +94,7 @@ __all__ = [
     "basic",
     "bearer",
     "columns",
+    "download",
     "events",
     "fetch",
     "host",
@@ -99,6 +103,9 @@ __all__ = [
 ]
 
 _ROOMS = {
+    "Download": "downloading",
+    "Downloaded": "downloading",
+    "download": "downloading",
     "Client": "client",
     "ClientStatistics": "client",
     "Fetch": "fetching",

@@ -18,6 +18,7 @@ from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from headrace.aio.disk import Disk
 from headrace.aio.gate import Gate
 from headrace.errors import CallError, PlanError
 from headrace.http.bodies import UNSET, Body, Unset, Upload, encode
@@ -166,6 +167,7 @@ class Client:
         self._gate = Gate()
         self._rng = Random()
         self._closed = False
+        self._disk: Disk | None = None
         self._failures = 0
         compile_headers(self._headers)
         self._profile.check()
@@ -260,11 +262,40 @@ class Client:
         )
         return self._stream(template, url, sent, item)
 
-    def _stream(self, template: Template, url: str, body: bytes | Upload | None, item: Any) -> StreamedCall:
+    def _stream(
+        self,
+        template: Template,
+        url: str,
+        body: bytes | Upload | None,
+        item: Any,
+        extra: Sequence[str] = (),
+        keyed_by: Any = None,
+    ) -> StreamedCall:
         async def begin() -> Answered[StreamedResponse]:
-            return await self._call(self._bound().open, template, url, body, ((), ()), item, None)
+            return await self._call(self._bound().open, template, url, body, (extra, ()), item, keyed_by)
 
         return StreamedCall(begin, self._rng)
+
+    def open(
+        self,
+        template: Template,
+        url: str,
+        *,
+        extra: Sequence[str] = (),
+        item: Any = None,
+        keyed_by: Any = None,
+    ) -> StreamedCall:
+        """Make one call from a template whose answer is read while it comes: what `stream` is to `request`, this is to
+        `send`.
+        """
+        return self._stream(template, url, None, item, extra, keyed_by)
+
+    @property
+    def disk(self) -> Disk:
+        """Threads for what waits for a disk; they end with the client."""
+        if self._disk is None:
+            self._disk = Disk()
+        return self._disk
 
     async def get(self, url: str, **options: Any) -> Response:
         """GET; see `request`."""
@@ -499,6 +530,8 @@ class Client:
         loop.
         """
         self._closed = True
+        if self._disk is not None:
+            self._disk.close()
         if self._transport is not None:
             await self._transport.aclose()
         if self._resolver is not None and self._owns_resolver:

@@ -17,7 +17,7 @@ from headrace.http.client import Client, HeadersLike, Template, check_method
 from headrace.http.errors import InvalidUrl
 from headrace.http.headers import HeaderValue, check_header, compile_headers, header_line
 from headrace.http.profile import SAFE_METHODS, Timeouts
-from headrace.http.response import COLUMNS, Response
+from headrace.http.response import COLUMNS, Response, ResponseHead
 from headrace.http.secrets import Secret, expand, is_secret_name, references
 from headrace.http.selecting import Selection
 from headrace.http.status import parse_accept
@@ -178,7 +178,7 @@ class Fetch:
 
     def preview(self, item: Any) -> Preview:
         """Say what would be sent for an item. Raises InvalidUrl as the call would."""
-        url = self._url_for(item) if self._url is None else fill_url(self._url, item, secrets=False)
+        url = self.url_for(item) if self._url is None else fill_url(self._url, item, secrets=False)
         headers = [(name, _shown(name, value)) for name, value in self._headers]
         headers += [(name, fill_header(name, text, item, secrets=False)) for name, text in self._row_headers]
         return Preview(self._method, url, tuple(headers), self._body_for(item, secrets=False))
@@ -233,8 +233,8 @@ class Fetch:
             )
         prepared = self._prepared
         if prepared is None or prepared[0] is not client:
-            prepared = self._prepared = (client, self._prepare(client))
-        url = self._url_for(item)
+            prepared = self._prepared = (client, self.prepare(client))
+        url = self.url_for(item)
         text = self._body_for(item) if self._has_body else None
         body = None if text is None else text.encode()
         extra: list[str] = []
@@ -247,11 +247,11 @@ class Fetch:
         response = await client.send(
             prepared[1], url, body=body, extra=extra, secret=secret, item=item, keyed_by=item
         )
-        if self._secret_fields:
-            self._hide(response, item)
+        self.hide(response, item)
         return response if self._select is None else self._select(response)
 
-    def _prepare(self, client: Client) -> Template:
+    def prepare(self, client: Client) -> Template:
+        """Compile what all requests have in common. Raises PlanError."""
         has_body = self._has_body
         template = client.prepare(
             self._method,
@@ -268,7 +268,8 @@ class Fetch:
             client.obey_robots(template)
         return template
 
-    def _url_for(self, item: Any) -> str:
+    def url_for(self, item: Any) -> str:
+        """Give the URL of an item's request. Raises InvalidUrl where the item has none."""
         if self._url is not None:
             return fill_url(self._url, item)
         if isinstance(item, str):
@@ -281,8 +282,15 @@ class Fetch:
             "Give a template: fetch(url='https://…/{field}')"
         )
 
-    def _hide(self, response: Response, item: Any) -> None:
+    @property
+    def own_client(self) -> Client | None:
+        """The open client that it was given."""
+        return self._client
+
+    def hide(self, response: ResponseHead, item: Any) -> None:
         """Put the references back in the place of the secrets, before anybody stores the answer's URLs."""
+        if not self._secret_fields:
+            return
         assert self._url is not None
         response.url = fill_url(self._url, item, secrets=False)
         for name in self._secret_fields:
@@ -294,7 +302,7 @@ class Fetch:
         """Give the key `host:port` that an item's request goes to: `by=` for a fetch with a url= template."""
         if isinstance(item, RequestUrl):  # of a redirect
             return host(item)
-        return host(self._url_for(item))
+        return host(self.url_for(item))
 
     def __repr__(self) -> str:
         return f"fetch({self._method} {mask(self._url) if self._url is not None else '<the item>'})"

@@ -28,6 +28,7 @@ __all__ = [
     "fill_form",
     "fill_header",
     "fill_json",
+    "fill_text",
     "fill_url",
     "is_given",
     "row_fields",
@@ -95,6 +96,11 @@ def fill_url(template: str, item: Any, *, secrets: bool = True) -> str:
             f"template {without_userinfo(template)!r}: a part of the path is '.' or '..', which servers do not get to see"
         )
     return filled
+
+
+def fill_text(template: str, item: Any) -> str:
+    """Put the fields of a row into a text, as they are. Raises InvalidUrl for a missing or unusable field."""
+    return _fill(template, item, str, secrets=False)
 
 
 def fill_form(template: Any, item: Any, *, secrets: bool = True) -> str:
