@@ -82,7 +82,8 @@ SECTIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
         {
             "Requests": [
                 "fetch", "Fetch", "Client", "Timeouts", "Response", "StreamedResponse", "Timings", "Headers", "Secret",
-                "Resolver", "Guard", "basic", "bearer", "columns", "host",
+                "Resolver", "Guard", "basic", "bearer", "columns", "download", "Download",
+                "Downloaded", "host",
                 "mask", "ClientStatistics",
             ],
             "Logs": ["lines", "events", "LogStream", "Line", "ServerSentEvent", "Notice", "StreamStatistics"],

@@ -662,3 +662,20 @@ def test_an_ordered_item_that_is_late_in_the_queue_ends_in_its_turn() -> None:
             assert [outcome.item async for outcome in outcomes] == list(range(6))
 
     run(main)
+
+
+def test_a_function_that_raises_sink_error_stops_the_run_and_fails_no_item() -> None:
+    """What a function writes to can take no more: the run stops with the world's code, and the item is returned."""
+
+    async def main() -> None:
+        async def write(number: int) -> int:
+            if number == 5:
+                raise hr.SinkError("the disk is full")
+            return number
+
+        with pytest.raises(hr.SinkError, match="the disk is full") as caught:
+            await hr.Flow(range(100)).map(write, concurrency=1).run()
+        report = caught.value.report  # type: ignore[attr-defined]
+        assert (report.failed, report.done, report.returned, report.exit_code) == (0, 5, report.taken - 5, 4)
+
+    run(main)

@@ -33,6 +33,7 @@ from headrace.cli.options import (
     read_count,
     read_duration,
 )
+from headrace.cli.places import database_in, is_directory
 from headrace.cli.request import FetchRequest, check_output, result_table
 from headrace.cli.templates import read_body
 from headrace.errors import PlanError
@@ -52,7 +53,13 @@ def fetch(
         ),
     ],
     out: Annotated[
-        Text, typer.Option("--out", "-o", metavar="OUT.db", help="Keep the results here; can be resumed.")
+        Text,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="OUT.db|DIR/",
+            help="Keep the results here; can be resumed. DIR/: bodies as files.",
+        ),
     ] = None,
     job: Annotated[
         Text,
@@ -140,7 +147,16 @@ def fetch(
     ] = None,
     body: Annotated[
         Text,
-        typer.Option(metavar="db|none", help="Whether bodies are kept. [default: db, with --select none]"),
+        typer.Option(
+            metavar="db|files|none", help="Whether bodies are kept. [default: db, with --select none]"
+        ),
+    ] = None,
+    name: Annotated[
+        Text,
+        typer.Option(
+            metavar="TEMPLATE",
+            help="Names of files in DIR/, as '{id}.jpg' or '{position}.html'. [default: by position]",
+        ),
     ] = None,
     robots: Annotated[
         bool,
@@ -188,12 +204,15 @@ def fetch(
         "data": problems.run(lambda: read_body("--data", data)), "idempotent": "yes" if idempotent else None,
         "select": select, "input-format": input_format, "delimiter": delimiter, "encoding": encoding,
         "concurrency": concurrency, "per-host": per_host, "rate": rate, "timeout": timeout, "attempts": attempts,
-        "accept": accept, "method": method, "user-agent": user_agent, "contact": contact, "body": body,
+        "accept": accept, "method": method, "user-agent": user_agent, "contact": contact, "body": body, "name": name,
         "robots": "yes" if robots else None, "public-only": "yes" if public_only else None,
         "max-failures": max_failures, "max-calls": max_calls, "fuse": fuse,
         "window": window,
     }  # fmt: skip
-    texts = {name: text for name, text in given.items() if text is not None}
+    if out is not None and is_directory(out):
+        given["files"] = out.rstrip("/") or "/"
+        out = database_in(out)
+    texts = {flag: text for flag, text in given.items() if text is not None}
     taking = problems.read("--take", take, read_count)
     ending_within = problems.read("--within", within, read_duration)
     waiting = problems.read("--wait", DEFAULT_WAIT if wait is None else wait, read_duration)
@@ -305,6 +324,7 @@ def run_fetch(
     from headrace.cli.screen import say
     from headrace.sqlite.sink import table
 
+    request.make_directory()
     steps = NextSteps.of_fetch(out, job, request.again())
     flow = request.flow(take).into(table(out, result_table(job)))
     if request.source.total() == 0 and not quiet:

@@ -7,6 +7,7 @@ Rules:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from headrace.policies.adaptive import Adaptive
 
 __all__ = [
+    "DATABASE",
     "DEFAULT_WAIT",
     "AcceptChanges",
     "Fresh",
@@ -46,10 +48,26 @@ __all__ = [
 
 T = TypeVar("T")
 
+#: The database of a directory of files.
+DATABASE = "headrace.db"
 #: Of `--wait`.
 DEFAULT_WAIT = "10m"
 
-Output = Annotated[str, typer.Argument(metavar="OUT", help="The output of a job: an SQLite file.")]
+
+def _database_of(out: str) -> str:
+    """Give the database of an output, which may be a directory of files."""
+    inner = os.path.join(out, DATABASE)
+    return inner if os.path.isdir(out) and os.path.exists(inner) else out
+
+
+Output = Annotated[
+    str,
+    typer.Argument(
+        metavar="OUT",
+        callback=_database_of,
+        help="The output of a job: an SQLite file, or a directory of files.",
+    ),
+]
 JobName = Annotated[
     str | None, typer.Option("--job", metavar="NAME", help="The job, where OUT holds several.")
 ]

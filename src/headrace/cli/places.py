@@ -10,11 +10,32 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from headrace.cli.options import DATABASE
 from headrace.cli.running import NextSteps
 from headrace.errors import PlanError
 from headrace.ports import JobSummary
 
-__all__ = ["find_job", "find_jobs", "is_fetch", "next_steps", "own_command", "total_of"]
+__all__ = [
+    "DATABASE",
+    "database_in",
+    "find_job",
+    "find_jobs",
+    "is_directory",
+    "is_fetch",
+    "next_steps",
+    "own_command",
+    "total_of",
+]
+
+
+def is_directory(out: str) -> bool:
+    """Whether an output is a directory, or is to be one."""
+    return out.endswith("/") or os.path.isdir(out)
+
+
+def database_in(directory: str) -> str:
+    """Name the database that goes with the files of a directory."""
+    return os.path.join(directory, DATABASE)
 
 
 def find_jobs(out: str) -> list[JobSummary]:
@@ -23,6 +44,8 @@ def find_jobs(out: str) -> list[JobSummary]:
 
     if not os.path.exists(out):
         raise PlanError(f"{out} does not exist (looked in {os.getcwd()}); give the output of a job")
+    if os.path.isdir(out):
+        raise PlanError(f"{out} is a directory without a {DATABASE}: give the output of a job")
     return inspect.jobs(out)
 
 

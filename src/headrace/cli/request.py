@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.cli.headers import Header, recorded_headers, restored_headers
 from headrace.cli.inputs import by_flags, source_of
 from headrace.cli.options import (
+    DATABASE,
     Problems,
     read_count,
     read_duration,
@@ -60,6 +61,8 @@ DEFAULTS: Mapping[str, str | None] = {
     "fuse": "50",
     "window": None,
     "body": None,
+    "name": None,
+    "files": None,  # the directory that -o names; no flag of its own
     "robots": None,
     "public-only": None,
 }
@@ -147,7 +150,9 @@ class FetchRequest:
             "version": VERSION,
             "path": None if self.path is None else os.path.abspath(self.path),
             "urls": [] if secret else list(self.urls),
-            "options": dict(self.texts),
+            "options": {
+                name: os.path.abspath(text) if name == "files" else text for name, text in self.texts.items()
+            },
             "headers": recorded_headers(self.headers),
         }
 
@@ -178,6 +183,15 @@ class FetchRequest:
             budget=budget,
         )
 
+    def make_directory(self) -> None:
+        """Make the directory that files go to, where they do."""
+        directory = self.texts.get("files")
+        if directory is not None:
+            try:
+                os.makedirs(directory, mode=0o700, exist_ok=True)
+            except OSError as error:
+                raise PlanError(f"-o {directory}/ cannot be made: {error.strerror}") from error
+
     def again(self) -> list[str]:
         """Give the flags that a later command must be given again."""
         return [
@@ -206,7 +220,7 @@ def check_output(out: str, path: str | None, problems: Problems) -> None:
         problems.add(
             f"-o {out} is a directory: give the name of a file, such as {os.path.join(out, 'pages.db')}"
         )
-    elif not os.path.isdir(os.path.dirname(out) or "."):
+    elif not os.path.isdir(os.path.dirname(out) or ".") and os.path.basename(out) != DATABASE:
         problems.add(f"-o {out}: the directory {os.path.dirname(out)} does not exist; make it first")
     elif path is not None and os.path.exists(out) and os.path.exists(path) and os.path.samefile(out, path):
         problems.add(f"-o {out} is the list itself: give another file for the results")
@@ -249,8 +263,7 @@ def _fetch(
         problems.found[-1] = "--" + problems.found[-1].replace("accept=", "accept ", 1)
         accept = "2xx"
     agent = _user_agent(values["user-agent"], values["contact"], problems)
-    if values["body"] not in (None, "db", "none"):
-        problems.add(f"--body {values['body']!r}: it is db (bodies are kept in the table) or none")
+    _check_body(values, sent, problems)
     template = url_template(values, urls, problems)
     select: Any = without_body if values["body"] == "none" else None
     for text in (template, values["json"], values["data"]):
@@ -264,6 +277,15 @@ def _fetch(
         ]
     if timeouts is None or method is None or agent is None or any(header.value is None for header in headers):
         return None
+    client = functools.partial(
+        Client,
+        timeouts=timeouts,
+        user_agent=agent,
+        guard=None if values["public-only"] is None else Guard(),
+    )
+    directory = values["files"]
+    if directory is not None:
+        return problems.run(lambda: _download(values, template, headers, directory, client))
     return problems.run(
         lambda: fetch(
             template,
@@ -273,15 +295,67 @@ def _fetch(
             select=select,
             idempotent=values["idempotent"] is not None,
             **sent,
-            client=functools.partial(
-                Client,
-                timeouts=timeouts,
-                user_agent=agent,
-                guard=None if values["public-only"] is None else Guard(),
-            ),
+            client=client,
             robots=values["robots"] is not None,
         )
     )
+
+
+def _check_body(values: Mapping[str, str | None], sent: Mapping[str, Any], problems: Problems) -> None:
+    """Note what does not go with where bodies are to be kept."""
+    body, directory = values["body"], values["files"]
+    if body not in (None, "db", "files", "none"):
+        problems.add(
+            f"--body {body!r}: it is db (bodies are kept in the table), files (in a directory) or none"
+        )
+    elif body == "files" and directory is None:
+        problems.add("--body files: give a directory for them, as -o files/")
+    elif directory is not None and body in ("db", "none"):
+        problems.add(
+            f"--body {body}: -o {directory}/ is a directory, where bodies become files; give a file such as pages.db"
+        )
+    if directory is None:
+        if values["name"] is not None:
+            problems.add("--name is for files: give a directory for them, as -o files/")
+        return
+    parent = os.path.dirname(os.path.abspath(directory))
+    if not os.path.isdir(parent):
+        problems.add(f"-o {directory}/: the directory {parent} does not exist; make it first")
+    for flag, given in (("--select", values["select"]), *((f"--{name}", True) for name in sent)):
+        if given:
+            problems.add(
+                f"{flag} does not go with -o {directory}/, where bodies become files; give a file such as pages.db"
+            )
+    if (values["method"] or "GET").strip().upper() != "GET":
+        problems.add(f"--method {values['method']}: what goes into files is requested by GET")
+
+
+def _download(
+    values: Mapping[str, str | None],
+    template: str | None,
+    headers: Sequence[Header],
+    directory: str,
+    client: Any,
+) -> Any:
+    from headrace.http.downloading import download
+    from headrace.http.profile import Timeouts
+
+    total = values["timeout"]
+    try:
+        return download(
+            directory,
+            name=values["name"],
+            url=template,
+            headers=[header.to_send() for header in headers],
+            accept=values["accept"] or "2xx",
+            client=client,
+            timeouts=None
+            if total == DEFAULTS["timeout"]
+            else Timeouts(total=read_duration("--timeout", total or "")),
+            robots=values["robots"] is not None,
+        )
+    except PlanError as error:
+        raise PlanError(str(error).replace("name=", "--name ", 1)) from error
 
 
 def _timeouts(text: str | None, problems: Problems) -> Any:

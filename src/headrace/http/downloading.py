@@ -22,12 +22,13 @@ from headrace.errors import CallError, Disposition, PlanError, SinkError
 from headrace.http.client import Client, HeadersLike, Template
 from headrace.http.content_range import parse_content_range
 from headrace.http.errors import BadResponse
-from headrace.http.fetching import Fetch, fetch
-from headrace.http.file_names import check_name, file_path, is_shared_name
+from headrace.http.fetching import Fetch, Preview, fetch
+from headrace.http.file_names import POSITION, check_name, file_path, is_shared_name
 from headrace.http.profile import Timeouts
 from headrace.http.response import with_item
 from headrace.http.saving import Half, NameTaken, PartFile, Saved, is_full
 from headrace.http.streaming import StreamedResponse
+from headrace.http.template import fields_of
 from headrace.http.url import mask
 from headrace.policies.limits import Limit
 from headrace.policies.retry_after import parse_http_date
@@ -224,9 +225,25 @@ class Download:
         saved: Saved = await do(part.finish)
         return saved
 
-    def host(self, item: Any) -> str:
-        """Give the key `host:port` that an item's request goes to."""
-        return self._asking.host(item)
+    @property
+    def host(self) -> Callable[[Any], str]:
+        """What gives the key `host:port` that an item's request goes to: `by=` for a download with a url= template."""
+        return self._asking.host
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that an item must have, those of its name too."""
+        named = () if self._name is None else (each for each in fields_of(self._name) if each != POSITION)
+        return tuple(dict.fromkeys((*self._asking.fields, *named)))
+
+    @property
+    def takes_urls(self) -> bool:
+        """Whether an item is itself the URL, or has it in a field `url`."""
+        return self._asking.takes_urls
+
+    def preview(self, item: Any) -> Preview:
+        """Say what would be sent for an item. Raises InvalidUrl as the call would."""
+        return self._asking.preview(item)
 
     def __repr__(self) -> str:
         return f"download({self._directory!r}, {self._asking!r})"
