@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
-from tests.servers.running import KEPT, LARGE, SERVERS, TEXT, Running, run_server
+from tests.real_servers.running import KEPT, LARGE, SERVERS, TEXT, Running, run_server
 
 import headrace as hr
 from headrace.http.client import Client
