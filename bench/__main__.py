@@ -32,6 +32,7 @@ BENCHES = {
         "CPU per request against aiohttp and bare libcurl, http and https, nginx",
     ),
     "lines": ("bench.log_lines", "a log of 100 MB over HTTP, line by line, against aiohttp and curl"),
+    "many": ("bench.many", "ten thousand connections open at once to slow servers, against aiohttp"),
     "pages": ("bench.pages", "fetch, parse, SQLite: against Scrapy and a hand-written script"),
     "durable": (
         "bench.durable",
