@@ -105,7 +105,7 @@ def test_http2_connections_and_streams_that_die(run: Run, fault: str, method: st
 
     async def main() -> None:
         with HostileServer() as server:
-            count = CALLS // 4
+            count = CALLS
             urls = [
                 server.url(f"{fault}?once=1&n={number}" if number % 10 == 0 else f"/echo?n={number}", "h2")
                 for number in range(count)
