@@ -62,12 +62,15 @@ def test_a_list_that_is_none_is_wrong_usage(headrace, tmp_path, content, said):
     assert not (tmp_path / "out.db").exists()
 
 
-def test_a_directory_is_no_list_and_no_output(headrace, tmp_path):
-    """A directory in the place of a file is named, for the list and for the output."""
+def test_a_directory_is_no_list_and_no_job(headrace, tmp_path):
+    """A directory in the place of a list is named, and so is one that holds no job."""
     (tmp_path / "dir").mkdir()
-    ended = headrace("fetch", "dir", "-o", "dir")
+    ended = headrace("fetch", "dir", "-o", "out.db")
     assert ended.returncode == 2
-    assert ended.stderr.count("is a directory") == 2
+    assert "dir is a directory" in ended.stderr
+    ended = headrace("status", "dir")
+    assert ended.returncode == 2
+    assert "dir is a directory without a headrace.db" in ended.stderr
 
 
 @pytest.mark.parametrize(
