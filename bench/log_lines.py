@@ -117,16 +117,6 @@ def bench(quick: bool, say: Callable[[str], None]) -> Report:
     report.checks.append(
         above("lines one by one, against aiohttp's", found, "hr.http.lines", "aiohttp, async for", RATE, 5.0)
     )
-    report.checks.append(
-        above(
-            "lines in lists, against an own split of aiohttp's chunks",
-            found,
-            "hr.http.lines, .batches()",
-            "aiohttp, own split",
-            RATE,
-            1.0,
-        )
-    )
     most = max(figures["peak_mb"] for figures in found["hr.http.lines"])
     report.checks.append(Check("peak memory", most, 100, False, "MB"))
     return report

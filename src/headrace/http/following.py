@@ -25,7 +25,7 @@ from headrace.http.log_position import Begun, Restarted
 from headrace.http.profile import Timeouts
 from headrace.http.streaming import StreamedResponse
 from headrace.http.url import host, mask
-from headrace.logs.notices import Notice, NoticeKind, OnNotice, StreamStatistics
+from headrace.logs.notices import Notice, NoticeKind, OnNotice, StreamStatistics, reason_of
 from headrace.policies.backoff import full_jitter
 from headrace.policies.retry import Retry
 
@@ -177,7 +177,7 @@ class Follower(Generic[T]):
         wait = full_jitter(failures, self._retry.base, self._retry.cap, self._rng)
         asked = self._position.wait_after_end()
         wait = max(wait, asked or 0.0, getattr(error, "retry_after", None) or 0.0)
-        text = f"{error}; asked for again in {wait:.1f} s"
+        text = f"{reason_of(error, self.url)}; asked for again in {wait:.1f} s"
         self._on_notice(Notice("broken off", self.url, self._position.read, text))
         return wait
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, Literal
 
-__all__ = ["Notice", "NoticeKind", "OnNotice", "StreamStatistics", "log_notice"]
+__all__ = ["Notice", "NoticeKind", "OnNotice", "StreamStatistics", "log_notice", "reason_of"]
 
 NoticeKind = Literal["broken off", "gap", "rotated", "cut", "ended", "failed"]
 OnNotice = Callable[["Notice"], None]
@@ -34,6 +34,11 @@ class Notice:
 
     def __str__(self) -> str:
         return f"{self.url}: {self.text}"
+
+
+def reason_of(error: Exception, url: str) -> str:
+    """Give what an error says, without the URL that stands before it already."""
+    return str(error).removeprefix(f"GET {url}: ")
 
 
 def log_notice(notice: Notice) -> None:

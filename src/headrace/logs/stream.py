@@ -22,7 +22,7 @@ from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 from headrace.aio.channel import Channel, ChannelClosed
 from headrace.aio.tasks import TaskOwner
 from headrace.errors import HeadraceError, PlanError
-from headrace.logs.notices import Notice, OnNotice, StreamStatistics
+from headrace.logs.notices import Notice, OnNotice, StreamStatistics, reason_of
 
 __all__ = ["Log", "LogStream", "OnLogFailure"]
 
@@ -61,7 +61,9 @@ class _Reading(Generic[T]):
         except HeadraceError as error:
             self.failures[log.url] = error
             log.statistics.state = "failed"
-            self._on_notice(Notice("failed", log.url, log.statistics.offset, f"given up: {error}"))
+            self._on_notice(
+                Notice("failed", log.url, log.statistics.offset, f"given up: {reason_of(error, log.url)}")
+            )
         except ChannelClosed:
             return
         self.left -= 1
