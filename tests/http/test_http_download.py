@@ -22,7 +22,7 @@ from headrace.errors import CallError, PlanError, SinkError
 from headrace.http import saving
 from headrace.http.client import Client
 from headrace.http.downloading import download
-from headrace.http.errors import BodyTruncated, StatusError
+from headrace.http.errors import BadResponse, BodyTruncated, StatusError
 from headrace.http.file_names import check_name, file_path, safe_part
 
 Run = Callable[..., Any]
@@ -142,13 +142,15 @@ def test_half_that_is_no_part_any_more_is_dropped(run: Run, tmp_path: Path) -> N
             async with Client() as client:
                 with pytest.raises(BodyTruncated):
                     await download(tmp_path, name="a", client=client)(server.url("/a"))
-            with (tmp_path / ".a.part").open("ab") as file:
+            [part] = tmp_path.glob(".a.*.part")
+            with part.open("ab") as file:
                 file.write(body[-1:])
             handler.cut = None
-            flow = hr.Flow([server.url("/a")]).map(
-                download(tmp_path, name="a"), retry=hr.Retry(attempts=3, base=0.001)
-            )
-            assert (await flow.run()).done == 1
+            async with Client() as client:
+                fetch = download(tmp_path, name="a", client=client)
+                with pytest.raises(BadResponse, match="begun anew"):
+                    await fetch(server.url("/a"))
+                assert (await fetch(server.url("/a"))).bytes == len(body)
         assert tree(tmp_path) == {"a": body}
 
     run(main)
@@ -173,6 +175,25 @@ def test_names_from_rows_are_safe_and_taken_once(run: Run, tmp_path: Path) -> No
         assert [type(each).__name__ for each in got] == ["Done", "Done", "Failed", "Done"]
         assert "another file has this name" in str(got[2].error)
         assert got[3].value.as_row()["id"] == "../../etc/passwd"
+
+    run(main)
+
+
+def test_two_bodies_on_their_way_to_one_name_do_not_mix(run: Run, tmp_path: Path) -> None:
+    """Both are written at the same time: one has the name, whole, and the other one fails; nothing is left."""
+    bodies = {f"/{n}": body_of(n, 2 << 20) for n in range(8)}
+
+    async def main() -> None:
+        async with serve(Files(bodies)) as server:
+            flow = hr.Flow([server.url(path) for path in bodies]).map(
+                download(tmp_path, name="one"), concurrency=8
+            )
+            async with flow.stream() as outcomes:
+                got = [each async for each in outcomes]
+        [done] = [each for each in got if isinstance(each, hr.Done)]
+        assert len(got) == 8
+        assert hashlib.sha256(tree(tmp_path)["one"]).hexdigest() == done.value.sha256
+        assert set(tree(tmp_path)) == {"one"}
 
     run(main)
 
@@ -251,8 +272,9 @@ def test_cancelling_leaves_half_to_go_on_with(run: Run, tmp_path: Path) -> None:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.3):
                     await download(tmp_path, name="a", client=client)(server.url("/a"))
-        assert set(tree(tmp_path)) == {".a.part", ".a.part.json"}
-        assert len(tree(tmp_path)[".a.part"]) == 1 << 20
+        [(part, held), (note, _)] = sorted(tree(tmp_path).items())
+        assert re.fullmatch(r"\.a\.[0-9a-f]{12}\.part", part)
+        assert (note, len(held)) == (f"{part}.json", 1 << 20)
 
     run(main)
 

@@ -201,9 +201,7 @@ class Client:
         PlanError for arguments that cannot work. Cancelling closes the connection at once; the server may
         have processed the request all the same.
         """
-        sent, content_type = None, None
-        if body is not None or data is not None or json is not UNSET or files is not None:
-            sent, content_type = encode_form(data, files, body, json) if files else encode(body, data, json)
+        sent, content_type = encode_form(data, files, body, json) if files else encode(body, data, json)
         plain = sent is None and headers is None and timeouts is None and max_body is UNSET
         if plain and follow and accept == "2xx":
             template = self._templates.get(method) or self.prepare(method)
@@ -247,9 +245,7 @@ class Client:
         unless the body was read to its end. There is no `total` limit unless `timeouts` sets one, and no cap on the body
         unless `max_body` does. Otherwise as `request`.
         """
-        sent, content_type = None, None
-        if body is not None or data is not None or json is not UNSET or files is not None:
-            sent, content_type = encode_form(data, files, body, json) if files else encode(body, data, json)
+        sent, content_type = encode_form(data, files, body, json) if files else encode(body, data, json)
         template = self.prepare(
             method,
             headers=headers,

@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -107,8 +108,10 @@ class Download:
         if client is None:
             raise PlanError("download() has no client here: use it in a flow, or give client=")
         call = current_call.get(None)
-        position = 0 if call is None else call.position
-        part = PartFile(self._directory, file_path(self._name, item, position), self._replace)
+        position, key = (0, "") if call is None else (call.position, call.idempotency_key)
+        url = self._asking.url_for(item)
+        tag = hashlib.sha256(f"{key}\0{url}".encode()).hexdigest()[:12]
+        part = PartFile(self._directory, file_path(self._name, item, position), tag, self._replace)
         disk = client.disk
 
         async def do(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -116,7 +119,7 @@ class Download:
             return await uninterrupted(disk.start(function, *arguments))
 
         try:
-            return await self._download(client, item, part, do)
+            return await self._download(client, item, url, part, do)
         except OSError as error:
             full = is_full(error, part.path)
             if full is not None:
@@ -132,10 +135,9 @@ class Download:
             part.close()
 
     async def _download(
-        self, client: Client, item: Any, part: PartFile, do: Callable[..., Any]
+        self, client: Client, item: Any, url: str, part: PartFile, do: Callable[..., Any]
     ) -> Downloaded:
-        url = self._asking.url_for(item)
-        half: Half | None = await do(part.half, mask(url))
+        half: Half | None = await do(part.half)
         extra = [] if half is None else [f"Range: bytes={half.size}-", f"If-Range: {half.validator}"]
         async with client.open(
             self._template(client), url, extra=extra, item=item, keyed_by=item
@@ -151,9 +153,9 @@ class Download:
                 )
             if response.status == 206:
                 await self._go_on(response, half, part, do)
-                saved = await self._rest(response, part, do, url)
+                saved = await self._rest(response, part, do)
             else:
-                saved = await self._all(response, part, do, url)
+                saved = await self._all(response, part, do)
         return Downloaded(
             url=response.url,
             final_url=response.final_url,
@@ -189,9 +191,7 @@ class Download:
             )
         await do(part.go_on, half.size)
 
-    async def _all(
-        self, response: StreamedResponse, part: PartFile, do: Callable[..., Any], url: str
-    ) -> Saved:
+    async def _all(self, response: StreamedResponse, part: PartFile, do: Callable[..., Any]) -> Saved:
         """Save a whole body."""
         length = response.headers.get("content-length", "")
         if length.isascii() and length.isdigit():
@@ -211,15 +211,13 @@ class Download:
             size += sum(map(len, chunks))
         await do(part.begin)
         await do(part.write, held)
-        return await self._rest(response, part, do, url)
+        return await self._rest(response, part, do)
 
-    async def _rest(
-        self, response: StreamedResponse, part: PartFile, do: Callable[..., Any], url: str
-    ) -> Saved:
+    async def _rest(self, response: StreamedResponse, part: PartFile, do: Callable[..., Any]) -> Saved:
         """Write what comes, and finish."""
         validator = _strong_validator(response)
         if validator is not None:
-            await do(part.note, mask(url), validator)
+            await do(part.note, validator)
         while chunks := await response.some():
             await do(part.write, chunks)
         saved: Saved = await do(part.finish)
@@ -268,7 +266,7 @@ def download(
         directory: Where files go; it is made where it is missing.
         name: A template of their names, as "{id}.jpg" or "{album}/{position}.jpg"; {position} is the item's number. A field
             becomes letters, digits, `.`, `_` and `-`. By default files are named by position, a thousand to a directory. The
-            server never names a file.
+            server never names a file. After `flat_map` give a name: children of one item have one position.
         replace: Let a file take the place of another one with its name; else an item whose name is taken by other contents
             fails. Names by position always do.
         url, headers, accept, limits, client, timeouts, robots: As for `hr.http.fetch`. Bodies have no limit of size and

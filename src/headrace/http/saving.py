@@ -30,7 +30,7 @@ class NameTaken(Exception):
 
 
 class Half(NamedTuple):
-    """What is there of a body that broke off: its size, and what the server must confirm."""
+    """What is there of a body that broke off: its size, and the validator that the server must confirm."""
 
     size: int
     validator: str
@@ -52,24 +52,27 @@ def is_full(error: OSError, path: str) -> SinkError | None:
 
 
 class PartFile:
-    """A body on its way into `root` / `parts`. Each method waits for the disk; one at a time."""
+    """A body on its way into `root` / `parts`. Each method waits for the disk; one at a time.
 
-    def __init__(self, root: str, parts: Sequence[str], replace: bool) -> None:
+    `tag` tells calls apart whose files have one name, and is the same for every attempt of one.
+    """
+
+    def __init__(self, root: str, parts: Sequence[str], tag: str, replace: bool) -> None:
         self.path = os.path.join(root, *parts)
         self._root = root
         self._parts = parts
         self._replace = replace
         self._name = parts[-1]
-        self._part = f".{self._name}.part"
-        self._note = f".{self._name}.part.json"
+        self._part = f".{self._name}.{tag}.part"
+        self._note = f"{self._part}.json"
         self._directory = -1
         self._file = -1
         self._digest = hashlib.sha256()
         self._size = 0
         self._noted = False
 
-    def half(self, url: str) -> Half | None:
-        """Open the directory, and give what an earlier attempt left of this very URL."""
+    def half(self) -> Half | None:
+        """Open the directory, and give what an earlier attempt left."""
         self._open_directory()
         try:
             with open(os.open(self._note, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._directory), "rb") as file:
@@ -77,14 +80,8 @@ class PartFile:
             size = os.stat(self._part, dir_fd=self._directory, follow_symlinks=False).st_size
         except (OSError, ValueError):
             return None
-        if (
-            not isinstance(note, dict)
-            or note.get("url") != url
-            or not isinstance(note.get("validator"), str)
-            or not size
-        ):
-            return None
-        return Half(size, note["validator"])
+        validator = note.get("validator") if isinstance(note, dict) else None
+        return Half(size, validator) if isinstance(validator, str) and size else None
 
     def go_on(self, size: int) -> None:
         """Open what is there, read it for the digest, and write after it."""
@@ -101,14 +98,14 @@ class PartFile:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self._file = os.open(self._part, flags, 0o600, dir_fd=self._directory)
 
-    def note(self, url: str, validator: str) -> None:
-        """Leave word of whose body this is."""
+    def note(self, validator: str) -> None:
+        """Leave word of which body this is."""
         if self._noted:
             return
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(self._note, flags, 0o600, dir_fd=self._directory)
         try:
-            os.write(descriptor, json.dumps({"url": url, "validator": validator}).encode())
+            os.write(descriptor, json.dumps({"validator": validator}).encode())
         finally:
             os.close(descriptor)
         self._noted = True
